@@ -1,0 +1,1 @@
+"""The running application and its upgrades."""

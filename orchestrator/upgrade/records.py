@@ -1,0 +1,185 @@
+"""The facts of the journal: frozen values, tagged by `kind`, encoded as JSON. No I/O here.
+
+A fact is only ever added to, with a default, never renamed: journals outlive the code that wrote them.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the release table: which release serves a module, and with which configuration.
+
+    `config` is as `app.toml` has it: `{env = ...}` and `{file = ...}` stay unresolved, so that no secret is
+    ever journaled.
+    """
+
+    name: Text
+    package: Text
+    version: str
+    tag: str
+    commit_id: str
+    tree_id: str
+    tag_object_id: str
+    config: dict[str, object] = msgspec.field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    enabled: bool = True
+    state_version: int = 1
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one transaction does to one name: `before` None adds it, `after` None removes it."""
+
+    name: Text
+    before: Entry | None
+    after: Entry | None
+
+
+class _Fact(msgspec.Struct, frozen=True, tag_field="kind", tag=True, forbid_unknown_fields=True):
+    """Base of the facts. A newer livetag's fields are refused, not half understood."""
+
+
+class Planned(_Fact, frozen=True, tag=True):
+    """A transaction begins. `reverts` is the transaction that it takes back, if it is a way back."""
+
+    txn: int
+    changes: tuple[Change, ...]
+    trigger: str
+    who: str
+    reverts: int | None = None
+
+
+class Prepared(_Fact, frozen=True, tag=True):
+    """Every participant voted yes; written before the pause."""
+
+    txn: int
+
+
+class Committed(_Fact, frozen=True, tag=True):
+    """The decision: the new table is in service. Enqueued before the mailboxes reopen."""
+
+    txn: int
+    pause_us: float
+    held_messages: int
+
+
+class RolledBack(_Fact, frozen=True, tag=True):
+    """The transaction is over and the old table serves; `fault` says whose failure it was."""
+
+    txn: int
+    reason: str
+    fault: Literal["release", "moment", "died"]
+    pause_us: float = 0.0
+    held_messages: int = 0
+
+
+class Confirmed(_Fact, frozen=True, tag=True):
+    """The probation of a committed transaction ended well."""
+
+    txn: int
+    reason: str
+
+
+class Unchanged(_Fact, frozen=True, tag=True):
+    """A deploy of what is in service already (tree, config, names): rows are renamed, nothing moves."""
+
+    txn: int
+    changes: tuple[Change, ...]
+    trigger: str = ""
+    who: str = ""
+
+
+class Quarantined(_Fact, frozen=True, tag=True):
+    """A commit failed for a package and is not tried again on its own."""
+
+    package: str
+    commit_id: str
+    tag: str
+    reason: str
+
+
+class Lifted(_Fact, frozen=True, tag=True):
+    """A person gave a quarantined commit another chance."""
+
+    package: str
+    commit_id: str
+    who: str
+    why: str
+
+
+class TagMoved(_Fact, frozen=True, tag=True):
+    """A tag was seen first (`before_*` None), moved, or deleted (`object_id` None)."""
+
+    tag: str
+    object_id: str | None
+    commit_id: str | None
+    before_object_id: str | None
+    before_commit_id: str | None
+    who: str
+
+
+class HostStarted(_Fact, frozen=True, tag=True):
+    """A host took the deployment; written before any module code is loaded."""
+
+    pid: int
+    version: str
+
+
+class HostStopped(_Fact, frozen=True, tag=True):
+    """The host left on purpose. `clean`: every unit ended and the image was saved."""
+
+    clean: bool
+
+
+class ImageSaved(_Fact, frozen=True, tag=True):
+    """State and mailboxes of these modules are in the same journal, written with this record."""
+
+    modules: tuple[str, ...]
+
+
+class ImageUsed(_Fact, frozen=True, tag=True):
+    """The images of these modules are about to serve again, and are deleted with this record."""
+
+    modules: tuple[str, ...]
+
+
+Fact = (
+    Planned
+    | Prepared
+    | Committed
+    | RolledBack
+    | Confirmed
+    | Unchanged
+    | Quarantined
+    | Lifted
+    | TagMoved
+    | HostStarted
+    | HostStopped
+    | ImageSaved
+    | ImageUsed
+)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A fact and its place: `seq` counts from 1, `at` is unix seconds, `digest` is the chain up to here."""
+
+    seq: int
+    at: float
+    fact: Fact
+    digest: bytes
+
+
+def encode_fact(fact: Fact) -> bytes:
+    """Return the fact as JSON bytes; raises TypeError, ValueError or OverflowError if it cannot be kept."""
+    return msgspec.json.encode(fact)
+
+
+_DECODER: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)
+
+
+def decode_fact(data: bytes) -> Fact:
+    """Return the fact of these JSON bytes; raises msgspec.DecodeError if this livetag does not know it."""
+    return _DECODER.decode(data)
