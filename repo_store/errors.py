@@ -1,0 +1,27 @@
+"""What can go wrong between a pushed tag and a staged folder, split by whose fault it is."""
+
+# ruff: noqa: N818  # the names are the words of the protocol: a release *is* invalid, a ref *has* changed
+
+
+class StoreError(Exception):
+    """Anything the repository side could not do. The message says what failed, what is true, what to do."""
+
+
+class ReleaseInvalid(StoreError):
+    """The content of the release is wrong: trying again gives the same, so its commit is quarantined."""
+
+
+class ManifestInvalid(ReleaseInvalid):
+    """A TOML file does not say what it may say; the message names file, key, value and what is allowed."""
+
+
+class StagingFailed(StoreError):
+    """Staging failed for a reason of the moment (disk, a killed child): it is tried again."""
+
+
+class GitFailed(StoreError):
+    """Git itself failed; the message carries its command and the end of its error output."""
+
+
+class RefChanged(StoreError):
+    """A compare-and-swap of refs lost: somebody moved one of them. Nothing was changed; read and retry."""
