@@ -174,7 +174,22 @@ class Record(msgspec.Struct, frozen=True):
 
 def encode_fact(fact: Fact) -> bytes:
     """Return the fact as JSON bytes; raises TypeError, ValueError or OverflowError if it cannot be kept."""
-    return msgspec.json.encode(fact)
+    try:
+        return msgspec.json.encode(fact)
+    except UnicodeEncodeError:
+        # A file name or a Git message of bytes that are no text: the fact must be kept all the same.
+        return msgspec.json.encode(_printable(msgspec.to_builtins(fact)))
+
+
+def _printable(value: object) -> object:
+    """Return plain data with every lone surrogate written out as an escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable(item) for item in value]
+    return value
 
 
 _DECODER: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)

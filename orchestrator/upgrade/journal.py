@@ -1,0 +1,244 @@
+"""The journal: the single source of truth of what was decided (DESIGN section 7, "Journal" and step 6).
+
+Invariants, which the tests cite by number:
+ 1. Order: records are on disk in the order of their `append`, numbered from 1 without a gap; whatever a crash
+    leaves is a prefix of it.
+ 2. Durable: what a ticket has acknowledged is on disk, synced, and is there after any kill.
+ 3. Off the pause: `append` numbers and queues, no more: it does not touch the disk and wakes nobody.
+ 4. Group commit: all that waits when the writer looks goes in one SQLite transaction, with one sync.
+ 5. Chain: the digest of a record covers the one before it, so an edited, missing, reordered or torn record is
+    found at open (JournalCorrupt), and so is a cut end, by the head kept beside it.
+ 6. Image and fact are one: the rows of an image are in the transaction of its ImageSaved, and leave in
+    that of its ImageUsed.
+ 7. No second try: after a failed write nothing more is taken; all that waited and all that comes gets
+    JournalFailed. A failed sync may have dropped the data that a retry would report as safe.
+ 8. What `append` returns equals what a reopen reads.
+ 9. Only its owner reads it: mode 0600.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+
+from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.journal_file import (
+    GENESIS,
+    Line,
+    ModuleImage,
+    make_line,
+    open_file,
+    read_images,
+    read_records,
+    write_lines,
+)
+from orchestrator.upgrade.records import Fact, ImageSaved, ImageUsed, Record
+
+__all__ = ["Journal", "ModuleImage", "Ticket"]
+
+
+class Ticket:
+    """The promise that one record will be on disk."""
+
+    __slots__ = ("_future", "_wake", "record")
+
+    def __init__(self, record: Record, wake: Callable[[], None]) -> None:
+        self.record = record
+        self._wake = wake
+        self._future: Future[Record] = Future()
+        self._future.set_running_or_notify_cancel()  # a waiter that gives up must not cancel the write
+
+    @property
+    def done(self) -> bool:
+        """Whether it is decided: on disk, or failed."""
+        return self._future.done()
+
+    async def wait(self) -> Record:
+        """Return the record once it is on disk; raises JournalFailed if that cannot be said.
+
+        Wakes the writer. Cancelling the wait does not take the record back.
+        """
+        if not self.done:
+            self._wake()
+        return await asyncio.wrap_future(self._future)
+
+    def wait_blocking(self, timeout_s: float) -> Record:
+        """As `wait`, for threads; raises TimeoutError after `timeout_s` seconds."""
+        if not self.done:
+            self._wake()
+        try:
+            return self._future.result(timeout_s)
+        except FutureTimeout as error:
+            raise TimeoutError(f"record {self.record.seq} was not on disk after {timeout_s:g} s") from error
+
+    def _resolve(self, error: JournalFailed | None) -> None:
+        if error is None:
+            self._future.set_result(self.record)
+        else:
+            self._future.set_exception(error)
+
+
+class Journal:
+    """An open journal. All methods may be called from any thread; one process per file."""
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float], write_timeout_s: float
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._clock = clock
+        self._write_timeout_s = write_timeout_s
+        self._durable = read_records(connection, path)
+        last = self._durable[-1] if self._durable else None
+        self._tail = (last.seq, last.digest) if last else (0, GENESIS)  # of what was appended
+        self._head = self._tail  # of what is on disk
+        self._lock = threading.Lock()  # held for a few instructions only, never over a write
+        self._waiting: list[tuple[Line, Ticket]] = []
+        self._failure: str | None = None
+        self._closing = False
+        self._awake = threading.Event()
+        self._writer = threading.Thread(target=self._write_all, name="livetag-journal", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, path: Path, clock: Callable[[], float], write_timeout_s: float = 30.0) -> "Journal":
+        """Open or make the journal at `path` and verify all of it; `clock` gives unix seconds.
+
+        Raises JournalCorrupt naming the record that cannot be trusted, JournalFailed if it cannot be opened.
+        """
+        connection = open_file(path)
+        try:
+            return cls(path, connection, clock, write_timeout_s)
+        except BaseException:
+            connection.close()
+            raise
+
+    def records(self) -> list[Record]:
+        """Return what is on disk now, oldest first."""
+        with self._lock:
+            return list(self._durable)
+
+    @property
+    def failed(self) -> str | None:
+        """Why nothing more is taken, or None."""
+        return self._failure
+
+    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Ticket:
+        """Give the fact its number and queue it; it is written after the next `wake` (or wait).
+
+        `image` goes with ImageSaved, one for each of its modules. Raises JournalFailed once the journal has
+        failed or is closed, and TypeError, ValueError or OverflowError for a fact that would not read back.
+        """
+        named = fact.modules if isinstance(fact, ImageSaved) else ()
+        if sorted(named) != sorted(each.name for each in image):
+            raise ValueError(f"the images given do not match the fact {fact!r}")
+        with self._lock:
+            if self._failure is not None:
+                raise JournalFailed(self._failure)
+            seq, digest = self._tail
+            line = make_line(digest, seq + 1, self._clock(), fact, image)
+            ticket = Ticket(line.record, self.wake)
+            self._tail = (line.record.seq, line.record.digest)
+            self._waiting.append((line, ticket))
+        return ticket
+
+    def wake(self) -> None:
+        """Have the writer look. This costs the caller some 60 µs, so it is done after the pause."""
+        self._awake.set()
+
+    async def write(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
+        """Append, and return once it is on disk; raises JournalFailed."""
+        ticket = self.append(fact, image)
+        try:
+            return await asyncio.wait_for(ticket.wait(), self._write_timeout_s)
+        except asyncio.TimeoutError:
+            raise self._stuck(ticket) from None
+
+    def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
+        """As `write`, but blocks the calling thread: for start and stop, never beside serving modules."""
+        ticket = self.append(fact, image)
+        try:
+            return ticket.wait_blocking(self._write_timeout_s)
+        except TimeoutError:
+            raise self._stuck(ticket) from None
+
+    def load_images(self) -> dict[str, ModuleImage]:
+        """Return the images not used yet, by module; raises JournalCorrupt if one is not as it was saved."""
+        saved: dict[str, int] = {}
+        for record in self.records():
+            if isinstance(record.fact, ImageSaved):
+                saved.update(dict.fromkeys(record.fact.modules, record.seq))
+            elif isinstance(record.fact, ImageUsed):
+                for name in record.fact.modules:
+                    saved.pop(name, None)
+        connection = open_file(self._path)
+        try:
+            return read_images(connection, self._path, saved)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Write what waits, then let go of the file. Safe to call twice, and after a failure."""
+        with self._lock:
+            self._closing = True
+        self.wake()
+        self._writer.join(self._write_timeout_s)
+        self._fail("the journal is closed: the host is stopping. Try again once it runs.")
+
+    def _write_all(self) -> None:
+        """Serve the queue until the end: the writer thread, the only place that writes to the file."""
+        try:
+            while self._failure is None:
+                self._awake.wait()
+                self._awake.clear()  # before taking the batch: a later wake is then never lost
+                with self._lock:
+                    batch, self._waiting, last = self._waiting, [], self._closing
+                if batch:
+                    self._write_batch(batch)
+                if last:
+                    break
+        finally:
+            self._connection.close()
+
+    def _write_batch(self, batch: Sequence[tuple[Line, Ticket]]) -> None:
+        lines = [line for line, _ in batch]
+        try:
+            write_lines(self._connection, lines, self._head)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is invariant 7
+            text = self._fail(_what_failed(lines[0].record.seq, str(error)))
+            for _, ticket in batch:
+                ticket._resolve(JournalFailed(text))  # noqa: SLF001 - a ticket is half of the journal
+            return
+        last = lines[-1].record
+        self._head = (last.seq, last.digest)
+        with self._lock:
+            self._durable.extend(line.record for line in lines)
+        for _, ticket in batch:
+            ticket._resolve(None)  # noqa: SLF001
+
+    def _stuck(self, ticket: Ticket) -> JournalFailed:
+        reason = f"it did not end within {self._write_timeout_s:g} s"
+        return JournalFailed(self._fail(_what_failed(ticket.record.seq, reason)))
+
+    def _fail(self, text: str) -> str:
+        """Take nothing more, from now on; return the reason that stands (the first one)."""
+        with self._lock:
+            if self._failure is None:
+                self._failure = text
+            text = self._failure
+            dropped, self._waiting = self._waiting, []
+        for _, ticket in dropped:
+            ticket._resolve(JournalFailed(text))  # noqa: SLF001
+        self.wake()  # so that the writer sees it and ends
+        return text
+
+
+def _what_failed(seq: int, reason: str) -> str:
+    return (
+        f"the journal could not write record {seq}: {reason}. Whether it is on disk is known only at the "
+        "next start; what serves now serves on, and nothing more is recorded or deployed. Free or repair the "
+        "disk, then restart the host."
+    )
