@@ -1,0 +1,1 @@
+"""The sample application: a BGP monitor, its upgrades and its feed."""
