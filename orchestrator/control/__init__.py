@@ -1,0 +1,1 @@
+"""Reconfiguration management: the host process, its control socket, and the command line."""
