@@ -1,0 +1,5 @@
+"""The command `livetag`."""
+
+from orchestrator.control.cli.app import main
+
+__all__ = ["main"]

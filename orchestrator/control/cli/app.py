@@ -1,0 +1,75 @@
+"""The command line: its panels, and the four exit codes (DESIGN §9)."""
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from orchestrator.control.cli import deploy, host, messages, rollback
+from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
+from orchestrator.control.cli.screen import note, say
+
+
+def build() -> typer.Typer:
+    """Return the command line with all its commands, in the order of its help."""
+    app = typer.Typer(
+        name="livetag",
+        help="Push a tag, and it is live: upgrade the modules of a running Python service.",
+        epilog="Exit codes: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage, 3 a bug.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global)
+    host.register(app)
+    deploy.register(app)
+    rollback.register(app)
+    messages.register(app)
+    return app
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        try:
+            say(version("livetag"))
+        except PackageNotFoundError:
+            say("not installed, run from its source")
+        raise typer.Exit
+
+
+def _global(
+    shown: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    del shown
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but SystemExit's bearers gets past."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that knows only ASCII still gets its answer
+    try:
+        build()(list(arguments), prog_name="livetag")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else DONE if end.code is None else 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last door: whatever is left is told apart there
+        return exit_code(error)
+    return DONE
+
+
+def main() -> None:
+    """Run the command line of this process, and exit with its code."""
+    sys.exit(execute(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""`plan`, `deploy`, `retry`, `history`: what is to come into service, and what did."""
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.control.cli.facts import show_facts
+from orchestrator.control.cli.failures import Failure
+from orchestrator.control.cli.options import DEPLOY, Dir, Json, Wait
+from orchestrator.control.cli.screen import duration, moment, print_json, say, show_table
+from orchestrator.control.cli.session import UPGRADE_S, Session, view
+from orchestrator.control.cli.views import HistoryEntry, Outcome, Outcomes
+
+IN_SERVICE = ("live", "unchanged", "committed", "confirmed")
+UNDER_WAY = "under way"
+
+OneTag = Annotated[
+    str, typer.Argument(metavar="TAG", help="A release tag, e.g. counter/v1.2.0.", show_default=False)
+]
+OptionalTag = Annotated[
+    str | None,
+    typer.Argument(metavar="TAG", help="A release tag; else all that the tags ask for.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command(rich_help_panel=DEPLOY)(plan)
+    app.command(rich_help_panel=DEPLOY)(deploy)
+    app.command(rich_help_panel=DEPLOY)(retry)
+    app.command(rich_help_panel=DEPLOY)(history)
+
+
+def plan(tag: OptionalTag = None, named: Dir = None, as_json: Json = False) -> None:
+    """Show what would be done, step by step and with every check, and do nothing."""
+    facts = Session.find(named).ask("plan", {"tag": tag}, timeout_s=UPGRADE_S)
+    if as_json:
+        print_json(facts)
+    elif facts in (None, [], {}):
+        say("Nothing is to be done.")
+    else:
+        show_facts(facts)
+
+
+def deploy(tag: OneTag, named: Dir = None, wait: Wait = True, as_json: Json = False) -> None:
+    """Bring TAG into service, or say why not; exit code 0 only if it is in service."""
+    arguments: dict[str, object] = {"tag": tag}
+    if not wait:
+        arguments["wait"] = False
+    finish(Session.find(named).ask("deploy", arguments, timeout_s=UPGRADE_S), as_json=as_json, wait=wait)
+
+
+def retry(tag: OneTag, named: Dir = None, wait: Wait = True, as_json: Json = False) -> None:
+    """Lift the quarantine of TAG's commit and try it again."""
+    arguments: dict[str, object] = {"tag": tag}
+    if not wait:
+        arguments["wait"] = False
+    finish(Session.find(named).ask("retry", arguments, timeout_s=UPGRADE_S), as_json=as_json, wait=wait)
+
+
+def finish(facts: object, *, as_json: bool, wait: bool = True) -> None:
+    """Print how an upgrade ended. Raises Failure unless all that was asked for is in service."""
+    if as_json:
+        print_json(facts)
+    outcomes = _outcomes(facts)
+    good = IN_SERVICE if wait else (*IN_SERVICE, UNDER_WAY)
+    failed = [outcome for outcome in outcomes if outcome.verdict not in good]
+    if not as_json:
+        for outcome in outcomes:
+            if outcome not in failed:
+                say(_line(outcome))
+    if failed:
+        raise Failure("\n".join(_line(outcome) for outcome in failed))
+
+
+def _outcomes(facts: object) -> list[Outcome]:
+    if isinstance(facts, dict) and "tags" not in facts:
+        return [view(facts, Outcome)]
+    return view(facts, Outcomes).tags
+
+
+def _line(outcome: Outcome) -> str:
+    head = " ".join(part for part in (outcome.tag, outcome.verdict) if part)
+    return f"{head}: {outcome.text}" if outcome.text else head
+
+
+def history(
+    module: Annotated[
+        str | None,
+        typer.Argument(metavar="MODULE", help="Only the changes of this module.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    named: Dir = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed, newest first; `git log deployments` in a clone tells the same."""
+    facts = Session.find(named).ask("history", {"module": module, "limit": limit})
+    if as_json:
+        print_json(facts)
+        return
+    entries = view(facts, list[HistoryEntry])
+    if not entries:
+        say("Nothing has changed yet.")
+        return
+    show_table(
+        ("id", "at", "modules", "outcome", "pause", "held", "reason"),
+        [_history_row(entry) for entry in entries],
+    )
+
+
+def _history_row(entry: HistoryEntry) -> tuple[object, ...]:
+    changes = ", ".join(str(change) for change in entry.modules)
+    pause = duration(entry.pause_us)
+    return (entry.id, moment(entry.at), changes, entry.outcome, pause, entry.held_messages, entry.reason)

@@ -1,0 +1,77 @@
+"""How a command ends when it does not end well, and with which exit code (DESIGN §9)."""
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from orchestrator.control.cli.screen import complain
+from orchestrator.control.client import ControlError, HostRefused
+from orchestrator.control.clone import CloneFailed
+from orchestrator.control.config import Deployment, DeploymentNotFound, find_deployment
+
+DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Failure(Exception):  # noqa: N818 - the name is what it is, in raise and in except
+    """Refused or failed, and the message says why: exit code 1, no traceback."""
+
+
+class Usage(Exception):  # noqa: N818
+    """The command was called wrongly: exit code 2."""
+
+
+def exit_code(error: Exception) -> int:
+    """Tell the user on stderr what `error` means, and return the exit code that goes with it.
+
+    Whatever is not an expected failure is a bug of ours: its traceback goes to a file, which is named.
+    """
+    if isinstance(error, HostRefused) and error.kind != "refused":
+        complain(str(error))
+        return USAGE if error.kind == "usage" else BUG
+    if isinstance(error, Usage):
+        complain(str(error))
+        return USAGE
+    if isinstance(error, _expected()):
+        complain(str(error))
+        return REFUSED
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"{named}{error.strerror}")
+        return REFUSED
+    where = _write_down(error)
+    complain(
+        f"Sorry, this is a bug in livetag ({type(error).__name__}). The host, if one runs, is not affected. "
+        f"What happened is written in {where}: please report it with that file."
+    )
+    return BUG
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from orchestrator.control.init import InitRefused  # late: only a failure has to know them all
+    from orchestrator.runtime.errors import ModuleError
+    from orchestrator.upgrade.errors import UpgradeError
+    from repo_store.errors import StoreError
+
+    ours = (Failure, DeploymentNotFound, CloneFailed, InitRefused, ControlError)
+    return (*ours, StoreError, UpgradeError, ModuleError)
+
+
+def _write_down(error: Exception) -> str:
+    """Append the traceback to the deployment's logs/cli.log, else to a file of its own; return where."""
+    text = "".join(traceback.format_exception(error))
+    text = f"livetag {' '.join(sys.argv[1:])!r}\n{text}\n"
+    try:
+        deployment: Deployment = find_deployment(None, os.environ, Path.cwd())
+        path = deployment.logs / "cli.log"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except (DeploymentNotFound, OSError):
+        try:
+            file, name = tempfile.mkstemp(prefix="livetag-", suffix=".log")
+        except OSError:
+            return f"no file, none could be written:\n{text}"
+        path = Path(name)
+    with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(text)
+    return str(path)

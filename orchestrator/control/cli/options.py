@@ -1,0 +1,31 @@
+"""The arguments and options that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HOST, DEPLOY, MODULES, MESSAGES = "Host", "Deploy", "Modules", "Messages"  # the panels of --help
+
+Dir = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="The deployment. Else LIVETAG_DIR, else the nearest folder above with a livetag.toml, "
+        "else what `git config livetag.dir` says here.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the outcome is known.")]
+ModuleName = Annotated[str, typer.Argument(metavar="NAME", help="A module's name.", show_default=False)]
+MessageType = Annotated[str, typer.Argument(metavar="TYPE", help="The message type.", show_default=False)]
+Body = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FIELD",
+        help="The body: key=text number:=2, or one JSON object.",
+        show_default=False,
+    ),
+]

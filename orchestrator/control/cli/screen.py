@@ -1,0 +1,83 @@
+"""What commands print: facts on stdout, progress and complaints on stderr, nothing of it ever as markup."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.control.printable import printable, printable_lines
+
+PIPE_WIDTH = 200  # a table in a pipe is for grep: rich would fold it at 80
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for stdout or stderr as they are now; text goes through as it is, without markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: object, style: str = "") -> None:
+    """Print one fact on stdout; line ends in it stay, other control characters are escaped."""
+    console().print(Text(printable_lines(text), style=style), soft_wrap=True)
+
+
+def note(text: object, style: str = "dim") -> None:
+    """Print progress on stderr, so that stdout stays what was asked for."""
+    console(stderr=True).print(Text(printable_lines(text), style=style), soft_wrap=True)
+
+
+def complain(text: object) -> None:
+    """Print the reason of a failure on stderr."""
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable_lines(text)), soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print `value` as one JSON document, ASCII only, so that it is safe to look at as well."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def show_value(value: object) -> None:
+    """Print a reply or a state for people: a text as it is, anything else as JSON."""
+    say(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table of plain cells; None is an empty cell."""
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else printable(cell)) for cell in row))
+    console().print(table)
+
+
+def moment(at: float | str | None) -> str:
+    """Return a point in time as people here write it: local, to the second."""
+    if at is None or isinstance(at, str):
+        return at or ""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ago(at: float | str | None) -> str:
+    """Return how long ago `at` was, in the largest unit that fits: `3 min ago`."""
+    if not isinstance(at, (int, float)):
+        return moment(at)
+    seconds = max(0.0, time.time() - at)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def duration(micros: float | None) -> str:
+    """Return a pause in the unit that reads best: `47 µs`, `1.20 ms`, `2.0 s`."""
+    if micros is None:
+        return ""
+    if micros < 1000:
+        return f"{micros:.0f} µs"
+    return f"{micros / 1000:.2f} ms" if micros < 1_000_000 else f"{micros / 1_000_000:.1f} s"

@@ -1,0 +1,57 @@
+"""What `livetag status` shows: first the line that matters, then the modules, then what needs a person."""
+
+from orchestrator.control.cli.screen import ago, moment, say, show_table
+from orchestrator.control.cli.views import HistoryEntry, ModuleStatus, Status
+
+COMMITTED = ("committed", "confirmed")
+UNPLAIN = {"rolled_back": "was undone", "reverted": "was put back", "in_doubt": "is in doubt until a restart"}
+
+
+def show_status(status: Status) -> None:
+    """Print `status` for people."""
+    say(first_line(status), style="bold")
+    say(f"{status.app or 'app'}, host pid {status.host.pid}, since {moment(status.host.since)}")
+    show_table(
+        ("module", "version", "tag", "state", "waiting", "accepted", "handled", "dead", "notes"),
+        [_row(name, module) for name, module in sorted(status.modules.items())],
+    )
+    if status.transaction is not None:
+        running = status.transaction
+        say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}")
+    for held in status.quarantine:
+        tag = f" ({held.tag})" if held.tag else ""
+        say(f"quarantined: {held.module} at {held.commit[:12]}{tag}: {held.reason}", style="yellow")
+
+
+def first_line(status: Status) -> str:
+    """Return availability, the last change, by whom, and how to undo it (DESIGN §9)."""
+    if status.availability is None:
+        available = "availability not measured"
+    else:
+        available = f"{_percent(status.availability)} available"
+    return f"{available} · {_last_change(status.last_change)}"
+
+
+def _percent(part: float) -> str:
+    """Never rounded up to 100: seven digits, cut, and without the zeros at the end."""
+    cut = int(part * 1e9) / 1e7
+    return f"{cut:.7f}".rstrip("0").rstrip(".") + " %"
+
+
+def _last_change(last: HistoryEntry | None) -> str:
+    if last is None:
+        return "nothing has changed yet"
+    what = ", ".join(str(change) for change in last.modules) or "nothing"
+    by = f" by {last.who}" if last.who else ""
+    text = f"last change: {what} {ago(last.at)}{by}"
+    if last.outcome in COMMITTED:
+        return f"{text} · undo: livetag rollback --txn {last.id}"
+    return f"{text}, which {UNPLAIN.get(last.outcome, f'is {last.outcome}')}"
+
+
+def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
+    box = module.mailbox
+    notes = [f"probation: {module.probation}"] if module.probation else []
+    notes += [f"drift: {module.drift}"] if module.drift else []
+    counts = (box.length, box.accepted, box.handled, box.dead)
+    return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))

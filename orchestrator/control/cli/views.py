@@ -1,0 +1,85 @@
+"""The facts of a host as the commands show them: the JSON shapes of DESIGN §9, read leniently.
+
+Only what a command prints for people is named here; `--json` passes the host's answer on as it came.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Mailbox(msgspec.Struct, frozen=True):
+    length: int = 0
+    accepted: int = 0
+    handled: int = 0
+    dead: int = 0
+
+
+class ModuleStatus(msgspec.Struct, frozen=True):
+    version: str | None = None
+    tag: str | None = None
+    state: str = ""
+    state_version: int | None = None
+    probation: object = None
+    mailbox: Mailbox = Mailbox()
+    drift: object = None
+
+
+class HostStatus(msgspec.Struct, frozen=True):
+    pid: int | None = None
+    since: float | str | None = None
+
+
+class TransactionStatus(msgspec.Struct, frozen=True):
+    id: int
+    phase: str
+    modules: list[str] = []
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    module: str
+    commit: str
+    tag: str | None = None
+    reason: str = ""
+    at: float | str | None = None
+
+
+class ModuleChange(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
+    module: str
+    before: str | None = None
+    after: str | None = None
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.module} {self.before or '(none)'} → {self.after or '(none)'}"
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    id: int
+    at: float | str | None = None
+    modules: list[ModuleChange] = []
+    outcome: str = ""
+    reason: str | None = None
+    pause_us: float | None = None
+    held_messages: int | None = None
+    who: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    app: str | None = None
+    host: HostStatus = HostStatus()
+    modules: dict[str, ModuleStatus] = {}
+    transaction: TransactionStatus | None = None
+    quarantine: list[Quarantined] = []
+    availability: float | None = None
+    last_change: HistoryEntry | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    tag: str = ""
+    verdict: str = ""
+    text: str = ""
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    tags: list[Outcome] = []
