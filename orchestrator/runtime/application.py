@@ -1,0 +1,117 @@
+"""The running application: its modules, their names and topics, and the way in from outside (paper §3.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from orchestrator.runtime.clock import Clock, LoopClock
+from orchestrator.runtime.events import EventManager, Subscription
+from orchestrator.runtime.letters import DeadLetters
+from orchestrator.runtime.message import Message
+from orchestrator.runtime.names import NameService
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.quiesce import Quiesce
+
+SLICE_S = 0.001  # what all pumps together, and asks answered at once, may use of one turn of the loop
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class Turn:
+    """Shares a turn of the event loop among all who work in it, so that no busy module starves the others."""
+
+    __slots__ = ("_end", "_loop", "awake")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = 0.0
+        self.awake = 0
+
+    def share_s(self) -> float:
+        """How long one pump may run before it lets the loop turn."""
+        return SLICE_S / max(self.awake, 1)
+
+    def begins(self) -> bool:
+        """May an ask be answered at once? The first of a turn starts its clock; False: this turn's time is spent."""
+        if not self._end:
+            self._end = perf_counter() + SLICE_S
+            self._loop.call_soon(self._over)
+            return True
+        return perf_counter() < self._end
+
+    def _over(self) -> None:
+        self._end = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Which modules there are, the names they are bound to, who subscribes to what: one value, replaced whole."""
+
+    modules: Mapping[str, ModuleProxy]
+    names: Mapping[str, ModuleProxy]
+    subscriptions: Sequence[Subscription]
+
+
+class Application:
+    """All modules of one host. Made inside a running event loop."""
+
+    def __init__(self, clock: Clock | None = None, *, first_message_id: int = 1) -> None:
+        self.clock: Clock = clock or LoopClock()
+        self.turn = Turn()
+        self.names = NameService()
+        self.events = EventManager()
+        self.letters = DeadLetters()
+        self.modules: Mapping[str, ModuleProxy] = {}
+        self.quiesce: Quiesce[Any] | None = None  # the switch that waits for its moment
+        self._ids = itertools.count(first_message_id)
+
+    def message(self, type_: str, body: object, sender: str) -> Message:
+        """A new message with its id and time."""
+        return Message(type_, body, sender, next(self._ids), self.clock.wall())
+
+    def boundary(self) -> None:
+        """Between two units: the moment a switch may be waiting for."""
+        if self.quiesce is not None:
+            self.quiesce.try_now()
+
+    def rewire(self, wiring: Wiring) -> None:
+        """Replace modules, names and subscriptions. Cannot raise."""
+        self.modules = wiring.modules
+        self.names.table = wiring.names
+        self.events.table = wiring.subscriptions
+
+    async def send(
+        self, name: str, type_: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> int:
+        """Send a message from outside; returns its id once it is accepted.
+
+        Raises UnknownName; MailboxFull if there was no room in `timeout_s` seconds.
+        """
+        message = self.message(type_, body, "")
+        await self.names.resolve(name).post(message, timeout_s)
+        return message.id
+
+    async def ask(
+        self, name: str, type_: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> Any:
+        """Ask a module from outside; returns the reply.
+
+        Raises UnknownName and what `ModuleProxy.ask` raises.
+        """
+        return await self.names.resolve(name).ask(self.message(type_, body, ""), timeout_s)
+
+    async def publish(self, topic: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
+        """Publish an event from outside; returns how many subscribers accepted it.
+
+        Raises MailboxFull at the first that has no room in time; those before it have it.
+        """
+        subscriptions = self.events.subscribers(topic)
+        for subscription in subscriptions:
+            message = self.message(subscription.type, body, "")
+            message.topic = topic
+            await subscription.proxy.post(message, timeout_s)
+        return len(subscriptions)

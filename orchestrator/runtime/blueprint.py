@@ -1,0 +1,137 @@
+"""What a Module class says of itself, read once when a version is loaded, off the event loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from orchestrator.runtime.errors import DefinitionInvalid
+from orchestrator.runtime.handlers import Handler
+from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK
+from orchestrator.runtime.module import MARK, Mark, Module
+from orchestrator.runtime.state import StateCodec, Steps
+
+
+class Blueprint:
+    """A Module class, compiled: handlers by message type, patterns, timers, intakes, state and its steps."""
+
+    __slots__ = ("cls", "codec", "handlers", "intakes", "state_version", "steps", "subscriptions", "timers")
+
+    def __init__(self, cls: type[Module[Any]]) -> None:
+        _refuse_init(cls)
+        self.cls = cls
+        self.state_version: int = _state_version(cls)
+        self.codec = StateCodec(state_type(cls))
+        self.steps: Steps = dict(cls._migrations)  # the class keeps them for us
+        self.handlers: dict[str, Handler] = {}
+        self.subscriptions: tuple[str, ...] = ()
+        self.timers: dict[str, float] = {}
+        self.intakes: tuple[str, ...] = ()
+        for name, function, mark in _marked(cls):
+            self._add(name, function, mark)
+
+    def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
+        if mark.role == "handles":
+            self._add_handler(mark.name or name, function, mark)
+        elif mark.role == "subscribes":
+            _check_pattern(mark.name, function)
+            self.subscriptions = (*self.subscriptions, mark.name)
+            self._add_handler(TOPIC_MARK + mark.name, function, mark)
+        elif mark.role == "every":
+            if not mark.seconds > 0:
+                raise DefinitionInvalid(f"{function.__qualname__}(): @every(seconds=...) must be above 0.")
+            self.timers[name] = mark.seconds
+            self._add_handler(TIMER_MARK + name, function, mark)
+        elif mark.role == "intake":
+            if not inspect.iscoroutinefunction(function):
+                raise DefinitionInvalid(f"{function.__qualname__}() is an @intake and must be `async def`.")
+            self.intakes = (*self.intakes, name)
+
+    def _add_handler(self, type_: str, function: Callable[..., Any], mark: Mark) -> None:
+        if type_ in self.handlers:
+            raise DefinitionInvalid(
+                f"{self.cls.__name__} handles {type_!r} twice: in {self.handlers[type_].method}() and in "
+                f"{function.__name__}(). Keep one."
+            )
+        if mark.thread:
+            raise DefinitionInvalid(f"{function.__qualname__}(): handlers in threads are not available yet.")
+        self.handlers[type_] = Handler(type_, function, again=mark.again, thread=mark.thread)
+
+
+def _marked(cls: type[Module[Any]]) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
+    for name, function in inspect.getmembers(cls, inspect.isfunction):
+        for mark in getattr(function, MARK, ()):
+            yield name, function, mark
+
+
+def _refuse_init(cls: type[Module[Any]]) -> None:
+    if cls.__init__ is not Module.__init__:
+        raise DefinitionInvalid(
+            f"{cls.__name__} has an __init__ of its own; the framework constructs modules. "
+            "Put what it does into prepare(), and state into initial_state()."
+        )
+
+
+def _state_version(cls: type[Module[Any]]) -> int:
+    version: object = cls.state_version
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DefinitionInvalid(
+            f"{cls.__name__}.state_version is {version!r}; it must be a whole number from 1."
+        )
+    return version
+
+
+def _check_pattern(pattern: str, function: Callable[..., Any]) -> None:
+    if not pattern or "*" in pattern[:-1]:
+        raise DefinitionInvalid(
+            f"{function.__qualname__}() subscribes to {pattern!r}; a pattern is a topic, or a beginning and one `*`."
+        )
+
+
+def state_type(cls: type[Module[Any]]) -> Any:
+    """The S of `class X(Module[S])`, from the class or what it inherits; a plain dict if none is named."""
+    for base in cls.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            origin = get_origin(generic)
+            if isinstance(origin, type) and issubclass(origin, Module):
+                (argument,) = get_args(generic)
+                if not hasattr(argument, "__bound__"):  # a TypeVar: an abstract base in between
+                    return argument
+    return dict[str, Any]
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A Blueprint as data: what a plan can check without loading the code."""
+
+    entry: str
+    handles: dict[str, dict[str, Any]]
+    subscribes: tuple[str, ...]
+    timers: dict[str, float]
+    intakes: tuple[str, ...]
+    state_version: int
+    state_schema: dict[str, Any]
+    migrations: tuple[tuple[int, int], ...]
+
+
+def describe(blueprint: Blueprint, entry: str) -> Description:
+    """The Description of a blueprint; `entry` is `module:Class`."""
+    return Description(
+        entry=entry,
+        handles={t: h.schema for t, h in blueprint.handlers.items() if t[0] not in TOPIC_MARK + TIMER_MARK},
+        subscribes=blueprint.subscriptions,
+        timers=dict(blueprint.timers),
+        intakes=blueprint.intakes,
+        state_version=blueprint.state_version,
+        state_schema=_schema(blueprint.codec.type),
+        migrations=tuple(sorted(blueprint.steps)),
+    )
+
+
+def _schema(type_: Any) -> dict[str, Any]:
+    try:
+        return msgspec.json.schema(type_)
+    except TypeError as error:
+        raise DefinitionInvalid(f"The state type {type_!r} is not plain data: {error}.") from error

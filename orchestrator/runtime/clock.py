@@ -1,0 +1,53 @@
+"""Time as a thing that is passed in: deadlines come from here, so a test can own them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """A scheduled call that can be taken back."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Seconds that only grow (`now`), the time of day (`wall`), and calls at a given `now`."""
+
+    def now(self) -> float: ...
+    def wall(self) -> float: ...
+    def call_at(self, when_s: float, callback: Callable[[], object]) -> Timer: ...
+
+
+class LoopClock:
+    """The clock of the running event loop."""
+
+    __slots__ = ("_loop", "now")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = self._loop.time
+
+    def wall(self) -> float:
+        return time.time()
+
+    def call_at(self, when_s: float, callback: Callable[[], object]) -> Timer:
+        return self._loop.call_at(when_s, callback)
+
+
+async def sleep_until(clock: Clock, when_s: float) -> None:
+    """Return once `clock.now()` has reached `when_s`."""
+    reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def reach() -> None:
+        if not reached.done():
+            reached.set_result(None)
+
+    timer = clock.call_at(when_s, reach)
+    try:
+        await reached
+    finally:
+        timer.cancel()

@@ -1,0 +1,70 @@
+"""What can go wrong between modules: one small family, each message with a way out."""
+
+from __future__ import annotations
+
+
+class ModuleError(Exception):
+    """Base of all that the runtime raises on purpose."""
+
+
+class NotInService(ModuleError):
+    """State, send or ask was used by an implementation that does not serve (yet, or any more)."""
+
+
+class UnknownName(ModuleError):
+    """No module is bound to the name."""
+
+
+class UnknownMessage(ModuleError):
+    """The module does not handle messages of this type."""
+
+
+class BodyRefused(ModuleError):
+    """The body does not fit the parameters of the handler."""
+
+
+class MailboxFull(ModuleError):
+    """No room became free in the target's mailbox before the deadline."""
+
+
+class AskCycle(ModuleError):
+    """The ask would wait for a module that already waits for the asker."""
+
+
+class AskTimeout(ModuleError):
+    """No reply came before the deadline; the message may still be handled later."""
+
+
+class HandlerFailed(ModuleError):
+    """The handler that was asked raised; the message is in the dead letters."""
+
+
+class Leaving(ModuleError):
+    """The module leaves service (removed, or the host stops) before the message was handled."""
+
+
+class DefinitionInvalid(ModuleError):
+    """A Module class is not written as DESIGN §5 asks."""
+
+
+class LoadFailed(ModuleError):
+    """A package could not be imported beside the running version."""
+
+
+class StateInvalid(ModuleError):
+    """A state does not fit its type, or is not plain data."""
+
+
+class MigrationMissing(ModuleError):
+    """No chain of migration steps leads from one state version to the other."""
+
+
+class QuiesceTimeout(ModuleError):
+    """A module did not reach a message boundary in time; every module serves on, as before."""
+
+
+class Overrun(BaseException):
+    """Author code in the switch used more than its time.
+
+    A BaseException, so that `except Exception` in author code does not swallow it.
+    """

@@ -1,0 +1,143 @@
+"""From a method and its parameters to something that takes a message's body (DESIGN §5).
+
+All of it is worked out once, when a version is loaded; a message costs one lookup, one decoding and one call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, get_origin, get_type_hints
+
+import msgspec
+
+from orchestrator.runtime.errors import BodyRefused, DefinitionInvalid
+from orchestrator.runtime.message import Message
+
+Arguments = Callable[[Message], tuple[Any, ...]]  # Any: bodies are the author's data
+
+
+class Handler:
+    """How one type of message is handled: which method, what it takes, how it runs."""
+
+    __slots__ = ("again", "arguments", "is_async", "method", "schema", "thread", "type")
+
+    def __init__(
+        self, type_: str, function: Callable[..., Any], *, again: bool = False, thread: bool = False
+    ) -> None:
+        self.type = type_
+        self.method = function.__name__
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.again = again
+        self.thread = thread
+        body_type, self.arguments = _compile(function)
+        self.schema: dict[str, Any] = msgspec.json.schema(body_type)
+
+
+def _compile(function: Callable[..., Any]) -> tuple[Any, Arguments]:
+    """The type of body that the parameters ask for, and what makes arguments of a message."""
+    parameters = _parameters(function)
+    body_names = [name for name, hint, _ in parameters if hint is not Message]
+    names = [None if hint is Message else name for name, hint, _ in parameters]
+    fields = [(name, hint, default) for name, hint, default in parameters if hint is not Message]
+    if len(fields) == 1 and _takes_whole_body(fields[0][1]):
+        return fields[0][1], _whole(fields[0][1], names)
+    try:
+        body_type = msgspec.defstruct(
+            f"{function.__name__}_body",
+            [(n, h) if d is inspect.Parameter.empty else (n, h, d) for n, h, d in _required_first(fields)],
+            forbid_unknown_fields=True,
+        )
+        msgspec.json.schema(body_type)
+    except (TypeError, ValueError) as error:
+        raise DefinitionInvalid(
+            f"Handler {function.__qualname__}() takes what is not plain data: {error}. "
+            "Annotate its parameters with plain types, a TypedDict or a msgspec Struct."
+        ) from error
+    return body_type, _fields(body_type, body_names, names)
+
+
+def _parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    """(name, type, default) of each parameter after self."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError, AttributeError) as error:
+        raise DefinitionInvalid(
+            f"The annotations of {function.__qualname__}() cannot be resolved: {error}. "
+            "Its types must be importable names of the module."
+        ) from error
+    found = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            raise DefinitionInvalid(
+                f"{function.__qualname__}() has the parameter {parameter}; a handler's parameters are the fields "
+                "of its body, so *args, **kwargs and positional-only ones cannot be filled. Name them, or take one dict."
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            raise DefinitionInvalid(
+                f"{function.__qualname__}() has keyword-only parameters; write them without the *."
+            )
+        found.append((parameter.name, hints.get(parameter.name, Any), parameter.default))
+    return found
+
+
+def _required_first(fields: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+    """Fields by need: a Message parameter may stand between them, so Python's own order rule does not hold here."""
+    return sorted(fields, key=lambda field: field[2] is not inspect.Parameter.empty)
+
+
+def _takes_whole_body(hint: Any) -> bool:
+    """Is it a dict, a TypedDict or a Struct, which takes the body as it is?"""
+    if get_origin(hint) is dict or hint is dict:
+        return True
+    return isinstance(hint, type) and (
+        issubclass(hint, msgspec.Struct) or (issubclass(hint, dict) and hasattr(hint, "__total__"))
+    )
+
+
+def _whole(hint: Any, names: list[str | None]) -> Arguments:
+    def decode(message: Message) -> Any:
+        try:
+            return msgspec.convert(message.body, hint)
+        except msgspec.ValidationError as error:
+            raise BodyRefused(str(error)) from None
+
+    def plain_dict(message: Message) -> Any:
+        if message.body.__class__ is not dict:
+            raise BodyRefused(f"Expected an object, got {type(message.body).__name__}")
+        return message.body
+
+    body = plain_dict if hint is dict else decode
+    if len(names) == 1:
+        return lambda message: (body(message),)
+    return lambda message: tuple(message if name is None else body(message) for name in names)
+
+
+def _fields(body_type: Any, body_names: list[str], names: list[str | None]) -> Arguments:
+    convert = msgspec.convert
+
+    def decode(message: Message) -> Any:
+        try:
+            return convert({} if message.body is None else message.body, body_type)
+        except msgspec.ValidationError as error:
+            raise BodyRefused(str(error)) from None
+
+    if None in names:
+        return lambda message: _mixed(decode(message), message, names)
+    if not body_names:
+
+        def nothing(message: Message) -> tuple[Any, ...]:
+            if message.body:
+                decode(message)
+            return ()
+
+        return nothing
+    get = operator.attrgetter(*body_names)
+    if len(body_names) == 1:
+        return lambda message: (get(decode(message)),)
+    return lambda message: get(decode(message))
+
+
+def _mixed(body: Any, message: Message, names: list[str | None]) -> tuple[Any, ...]:
+    return tuple(message if name is None else getattr(body, name) for name in names)

@@ -1,0 +1,105 @@
+"""One loaded version of a module: its instance, its handlers, its life from construction to stop (paper §3.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.errors import HandlerFailed, StateInvalid
+from orchestrator.runtime.handlers import Arguments, Handler
+from orchestrator.runtime.loader import Loaded, author_line
+from orchestrator.runtime.module import Module
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+
+class BoundHandler:
+    """A handler of one instance: what a unit of work calls."""
+
+    __slots__ = ("again", "arguments", "call", "is_async", "method")
+
+    def __init__(self, handler: Handler, instance: Module[Any]) -> None:
+        self.method = handler.method
+        self.arguments: Arguments = handler.arguments
+        self.is_async = handler.is_async
+        self.again = handler.again
+        self.call: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature
+
+
+class Implementation:
+    """A version beside others: constructed, prepared, in service, stopped. It never runs before `attach`."""
+
+    __slots__ = ("blueprint", "entry", "handlers", "instance", "loaded", "name", "stopped", "version")
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        *,
+        name: str,
+        version: str,
+        config: Mapping[str, Any],
+        loaded: Loaded | None = None,
+        entry: str = "",
+    ) -> None:
+        self.blueprint = blueprint
+        self.name = name
+        self.version = version
+        self.loaded = loaded
+        self.entry = entry
+        self.stopped = False
+        self.instance: Module[Any] = blueprint.cls()
+        self.instance.name = name
+        self.instance.version = version
+        self.instance.config = config
+        self.instance.log = logger.bind(module=name, version=version)
+        self.handlers = {type_: BoundHandler(h, self.instance) for type_, h in blueprint.handlers.items()}
+
+    @property
+    def state(self) -> Any:
+        return self.instance.state
+
+    def first_state(self) -> Any:
+        """A checked `initial_state()`. Raises StateInvalid, or what the author's code raises."""
+        state = self.instance.initial_state()
+        self.check(state)
+        return state
+
+    def check(self, state: object) -> None:
+        """Does a state fit this version's type? Raises StateInvalid, which names version and field."""
+        try:
+            self.blueprint.codec.copy(state)
+        except StateInvalid as error:
+            raise StateInvalid(
+                f"{self.name} {self.version}, state version {self.blueprint.state_version}: {error}"
+            ) from None
+
+    def attach(self, port: ModuleProxy, state: object) -> None:
+        """Enter service: from here `state`, `send`, `publish` and `ask` work. Cannot raise."""
+        self.instance.state = state
+        self.instance._port = port  # noqa: SLF001  # the runtime is the port's other side
+
+    def detach(self) -> None:
+        """Leave service: what is left of this version can no longer speak."""
+        self.instance._port = None  # noqa: SLF001
+
+    async def stop(self) -> None:
+        """Let the author's `stop()` run, once, whatever it raises."""
+        if self.stopped:
+            return
+        self.stopped = True
+        try:
+            await self.instance.stop()
+        except Exception as error:  # noqa: BLE001  # a version that leaves cannot fail the one that came
+            logger.bind(module=self.name).warning(
+                "stop() of {} {} raised {!r}", self.name, self.version, error
+            )
+
+    def failure(self, type_: str, error: BaseException) -> HandlerFailed:
+        """An error of the author's code as a sentence, without the author's classes (they would pin the old version)."""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        where = author_line(error, self.loaded)
+        return HandlerFailed(f"{self.name} {self.version} failed on {type_!r}: {text} ({where})")

@@ -1,0 +1,69 @@
+"""The message: what one module hands to another (paper §3.2.1). No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+#: Types of messages that the runtime makes itself are marked by their first character; no author's name can start so.
+TOPIC_MARK = "@"  # an event: "@clock.*" is the subscription it was delivered for
+TIMER_MARK = "%"  # a tick: "%report" is the method that is due
+
+
+class Message(msgspec.Struct, gc=False):
+    """One message on its way to one module. `body` is plain data and belongs to the receiver once it was sent.
+
+    `sent_at` is seconds since the epoch; `topic` is set on events; `again` marks a second delivery. `reply` and `path`
+    are the runtime's: the asker's future, and the modules whose units wait for this one.
+    """
+
+    type: str
+    body: object = None
+    sender: str = ""
+    id: int = 0
+    sent_at: float = 0.0
+    topic: str | None = None
+    again: bool = False
+    reply: asyncio.Future[object] | None = None
+    path: tuple[str, ...] = ()
+
+
+class StoredMessage(msgspec.Struct, frozen=True, array_like=True):
+    """A message as it is kept over a stop of the host: without its asker, who did not survive it."""
+
+    type: str
+    body: object
+    sender: str
+    id: int
+    sent_at: float
+    topic: str | None
+    again: bool
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(StoredMessage)
+
+
+def encode_message(message: Message) -> bytes:
+    """The message as bytes (msgpack).
+
+    Raises TypeError or ValueError if the body is not plain data (DESIGN §5).
+    """
+    m = message
+    return _ENCODER.encode(StoredMessage(m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again))
+
+
+def decode_message(data: bytes) -> Message:
+    """The message that `encode_message` was given, without reply and path."""
+    m = _DECODER.decode(data)
+    return Message(m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again)
+
+
+def waiting_for(messages: Sequence[Message], busy: Mapping[str, object]) -> int:
+    """How many messages at the head must still run so that every unit in `busy` gets the reply it waits for."""
+    for index in range(len(messages), 0, -1):
+        if any(name in busy for name in messages[index - 1].path):
+            return index
+    return 0

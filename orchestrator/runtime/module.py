@@ -1,0 +1,173 @@
+"""What an author writes: a class of handlers around a typed state (DESIGN §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, overload
+
+import msgspec
+
+from orchestrator.runtime.errors import NotInService
+from orchestrator.runtime.state import Step
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+    from orchestrator.runtime.proxy import ModuleProxy
+
+S = TypeVar("S")
+F = TypeVar("F", bound=Callable[..., Any])  # Any: an author's method has its own parameters
+R = TypeVar("R")
+
+MARK = "__livetag__"
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What a decorator says of a method: its role, and the type, pattern or period that goes with it."""
+
+    role: str
+    name: str = ""
+    seconds: float = 0.0
+    thread: bool = False
+    again: bool = False
+    each: bool = False
+
+
+def _mark(function: F, mark: Mark) -> F:
+    marks: tuple[Mark, ...] = getattr(function, MARK, ())
+    setattr(function, MARK, (*marks, mark))
+    return function
+
+
+@overload
+def handles(name: F, /) -> F: ...
+@overload
+def handles(name: str | None = None, /, *, thread: bool = False, again: bool = False) -> Callable[[F], F]: ...
+def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool = False) -> Any:
+    """Mark a method as the handler of a message type: its own name, or `name`.
+
+    `thread` runs it in a thread; `again` says that a failed unit may be given again. Source: DESIGN §5.
+    """
+    if callable(name):
+        return _mark(name, Mark("handles"))
+    return lambda function: _mark(function, Mark("handles", name or "", thread=thread, again=again))
+
+
+def subscribes(pattern: str, /, *, again: bool = False) -> Callable[[F], F]:
+    """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending."""
+    return lambda function: _mark(function, Mark("subscribes", pattern, again=again))
+
+
+def every(*, seconds: float) -> Callable[[F], F]:
+    """Mark a method to be called once per period, as a unit of its own; ticks never pile up."""
+    return lambda function: _mark(function, Mark("every", seconds=seconds))
+
+
+@overload
+def intake(function: F, /) -> F: ...
+@overload
+def intake(*, each: bool = False) -> Callable[[F], F]: ...
+def intake(function: F | None = None, /, *, each: bool = False) -> Any:
+    """Mark a coroutine method that waits for input, touches no state, and returns the body of a message of its name."""
+    if function is not None:
+        return _mark(function, Mark("intake"))
+    return lambda function: _mark(function, Mark("intake", each=each))
+
+
+class Module(Generic[S]):
+    """Base class of a module's implementation: subclass it with the type of the state.
+
+    One instance is one loaded version. The framework makes it; a subclass has no `__init__`.
+    """
+
+    state_version: ClassVar[int] = 1
+    _migrations: ClassVar[dict[tuple[int, int], Step]] = {}
+
+    state: S
+    name: str
+    version: str
+    config: Mapping[str, Any]  # Any: the composition's own values
+    log: Logger
+    _port: ModuleProxy | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls._migrations = dict(cls._migrations)  # each class has its own steps, beside what it inherits
+
+    @classmethod
+    def migrates(cls, before: int, after: int) -> Callable[[F], F]:
+        """Register a step that takes a state of version `before` and returns one of version `after`."""
+
+        def register(step: F) -> F:
+            cls._migrations[before, after] = step
+            return step
+
+        return register
+
+    def initial_state(self) -> S:
+        """The state of a first start; overridden unless the state is a plain dict."""
+        return {}  # type: ignore[return-value]  # right for the untyped state, the author's to say for others
+
+    async def prepare(self) -> None:
+        """Make ready before the switch, while the old version serves. May raise: votes no."""
+
+    async def self_test(self) -> None:
+        """Raise to say that this version is unfit."""
+
+    def hand_over(self) -> dict[str, Any]:
+        """Give live resources to the next version, in the switch: quick, no I/O."""
+        return {}
+
+    def take_over(self, resources: dict[str, Any]) -> None:
+        """Take what the version before handed over, in the switch: quick, no I/O, no state yet."""
+
+    async def stop(self) -> None:
+        """Let go of everything; called exactly once, whether this instance served or not."""
+
+    def send(self, name: str, type: str, body: object = None) -> None:  # noqa: A002  # the field's word
+        """Send a message when this unit of work ends.
+
+        Raises UnknownName at once if nothing is bound to the name, NotInService outside a unit of a serving version.
+        """
+        self._serving("send").emit_send(name, type, body)
+
+    def publish(self, topic: str, body: object = None) -> None:
+        """Publish an event when this unit of work ends. Raises NotInService outside a unit of a serving version."""
+        self._serving("publish").emit_event(topic, body)
+
+    @overload
+    def ask(self, name: str, type: str, body: object = None, *, timeout_s: float = 5.0) -> Awaitable[Any]: ...
+    @overload
+    def ask(
+        self, name: str, type: str, body: object = None, *, timeout_s: float = 5.0, returns: type[R]
+    ) -> Awaitable[R]: ...
+    def ask(
+        self,
+        name: str,
+        type: str,  # noqa: A002
+        body: object = None,
+        *,
+        timeout_s: float = 5.0,
+        returns: Any = None,
+    ) -> Awaitable[Any]:
+        """Send a message and wait for the reply, decoded as `returns` if given.
+
+        Raises UnknownName, AskCycle, AskTimeout, HandlerFailed, NotInService.
+        """
+        return self._serving("ask").ask_from_unit(name, type, body, timeout_s, returns)
+
+    def _serving(self, what: str) -> ModuleProxy:
+        if self._port is None:
+            raise NotInService(
+                f"{what}() was called on an implementation of {getattr(self, 'name', type(self).__name__)} that is not "
+                "in service. Send from a handler, a tick or an event; prepare() and stop() have no mailbox."
+            )
+        return self._port
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "state":  # set when the switch attaches it, so that a handler pays nothing for this check
+            raise NotInService(
+                f"{self.__dict__.get('name', type(self).__name__)} has no state before it serves. "
+                "Use it in handlers; the first state comes from initial_state()."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

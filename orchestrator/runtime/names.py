@@ -1,0 +1,35 @@
+"""The name service: any name to any module, looked up at each call (paper §3.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orchestrator.runtime.errors import UnknownName
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+
+class NameService:
+    """Names of the modules in service. `table` is one immutable value; a switch replaces it by one assignment."""
+
+    __slots__ = ("table",)
+
+    def __init__(self) -> None:
+        self.table: Mapping[str, ModuleProxy] = {}
+
+    def resolve(self, name: str) -> ModuleProxy:
+        """The module's proxy.
+
+        Raises UnknownName, which says the names there are.
+        """
+        proxy = self.table.get(name)
+        if proxy is None:
+            known = ", ".join(sorted(self.table)) or "none"
+            raise UnknownName(f"No module is bound to {name!r}; nothing was sent. Names in service: {known}.")
+        return proxy
+
+    def names(self) -> Mapping[str, str]:
+        """Name → the module it is bound to."""
+        return {name: proxy.name for name, proxy in self.table.items()}

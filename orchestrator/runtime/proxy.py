@@ -1,0 +1,422 @@
+"""The module proxy: a module's port (paper §3.2.2, DESIGN §3).
+
+It owns the mailbox and runs the units of work, one at a time and in order; between two units the implementation
+behind it can be replaced. What a unit sends leaves when the unit ends, and waits for room before the next unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from orchestrator.runtime.errors import (
+    AskCycle,
+    AskTimeout,
+    BodyRefused,
+    Leaving,
+    MailboxFull,
+    ModuleError,
+    NotInService,
+    UnknownMessage,
+)
+from orchestrator.runtime.intakes import Intakes
+from orchestrator.runtime.mailbox import Mailbox
+from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.timers import Timers
+from orchestrator.runtime.waits import leads_to
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.application import Application
+    from orchestrator.runtime.implementation import BoundHandler, Implementation
+    from orchestrator.runtime.quiesce import Quiesce
+
+
+class Output(NamedTuple):
+    """What a unit gave out: a message for a name, or, without a type, an event on a topic."""
+
+    name: str
+    type: str | None
+    body: object
+    message: Message | None = None
+
+
+class ModuleProxy:
+    """One module: its mailbox, its pump, and the implementation in service."""
+
+    def __init__(self, app: Application, name: str, mailbox_messages: int) -> None:
+        self.app = app
+        self.name = name
+        self.mailbox = Mailbox(mailbox_messages)
+        self.implementation: Implementation | None = None
+        self.handlers: dict[str, BoundHandler] = {}
+        self.unit: Message | None = None  # the message that is being handled
+        self.held: Quiesce[Any] | None = None  # the switch that keeps new units from starting
+        self.admit = 0  # while held: messages at the head that must still run
+        self.waits_on: list[ModuleProxy] = []
+        self.handled = 0
+        self.dead = 0
+        self._outbox: deque[Output] = deque()
+        self._admission: asyncio.Future[None] | None = None  # room that the last output waits for
+        self._wake: asyncio.Future[None] | None = None
+        self._ticks: set[str] = set()  # timers whose tick waits in the mailbox
+        self._timers = Timers(app.clock, self._tick)
+        self.intakes = Intakes(self)
+        self._closing = False
+        self._pump_task: asyncio.Task[None] | None = None
+
+    # -- service: what a switch does to a module ---------------------------------------------------------------
+
+    def serve(self, implementation: Implementation, state: object) -> None:
+        """Put an implementation in service with its state. Cannot raise; called between two units."""
+        if self.implementation is not None:
+            self.implementation.detach()
+        self.implementation = implementation
+        self.handlers = implementation.handlers
+        implementation.attach(self, state)
+
+    def start(self) -> None:
+        """Begin to handle messages, and run timers and intakes of the implementation in service."""
+        implementation = self.implementation
+        if implementation is None:
+            raise NotInService(f"{self.name} has no implementation to start.")
+        if self._pump_task is None:
+            self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name=f"pump {self.name}")
+        self._timers.set(implementation.blueprint.timers)
+        self.intakes.set(implementation.blueprint.intakes)
+        self.rouse()
+
+    async def close(self, reason: str) -> None:
+        """Leave service: end timers, intakes and the pump; a unit still under way is cut and goes to the dead letters."""
+        self._timers.stop()
+        await self.intakes.stop()
+        self._closing = True
+        task, self._pump_task = self._pump_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
+        if self.unit is not None:
+            self._bury(self.unit, Leaving(f"{self.name} left service while it was handled: {reason}"))
+            self.unit = None
+        if self.implementation is not None:
+            self.implementation.detach()
+
+    def stop_input(self) -> None:
+        """End timers and start no new intake item; what is in the mailbox is still handled."""
+        self._timers.stop()
+
+    def bury_waiting(self, reason: str) -> int:
+        """Move all waiting messages to the dead letters; their askers get the reason. Returns how many."""
+        count = 0
+        for message in self.mailbox.drain():
+            self._bury(message, Leaving(f"{self.name} left service before this was handled: {reason}"))
+            count += 1
+        return count
+
+    # -- receiving ---------------------------------------------------------------------------------------------
+
+    def accept(self, message: Message, sender: ModuleProxy | None = None) -> asyncio.Future[None] | None:
+        """Take a message into the mailbox; None: accepted. Else a future: done once there was room.
+
+        A unit's message to a module that a switch holds, or that waits for that unit, is taken over the limit, so that
+        nobody waits in a circle (DESIGN §7.4).
+        """
+        mailbox = self.mailbox
+        admitted = None
+        if sender is not None and mailbox.full and (self.held is not None or leads_to(self, sender)):
+            mailbox.put_over_limit(message)
+        else:
+            admitted = mailbox.put(message)
+        if self._wake is not None:
+            self.rouse()
+        return admitted
+
+    async def post(self, message: Message, timeout_s: float) -> None:
+        """Accept a message from outside; returns once it is accepted.
+
+        Raises MailboxFull if there was no room for `timeout_s`; the message was not accepted.
+        """
+        admitted = self.accept(message)
+        if admitted is None:
+            return
+        timer = self.app.clock.call_at(self.app.clock.now() + timeout_s, admitted.cancel)
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            self.mailbox.withdraw(message)
+            if not admitted.cancelled():
+                raise
+            raise MailboxFull(
+                f"{self.name}'s mailbox holds {self.mailbox.limit} messages and made no room in {timeout_s:g} s; "
+                "the message was not accepted. Send slower, or raise limits.mailbox_messages in its module.toml."
+            ) from None
+        finally:
+            timer.cancel()
+
+    async def deliver_intake(self, name: str, item: object) -> None:
+        """Accept what an intake returned; waits for room, so that back-pressure reaches the source."""
+        admitted = self.accept(self.app.message(name, item, self.name))
+        if admitted is not None:
+            await asyncio.wait([admitted])
+
+    def _tick(self, name: str) -> None:
+        if name not in self._ticks and not self.mailbox.full:
+            self._ticks.add(name)
+            self.accept(self.app.message(TIMER_MARK + name, None, self.name))
+
+    async def ask(self, message: Message, timeout_s: float, sender: ModuleProxy | None = None) -> Any:
+        """Handle a message and return the reply. An idle module with a plain handler answers here and now.
+
+        Raises AskTimeout, MailboxFull, HandlerFailed, BodyRefused, UnknownMessage, Leaving.
+        """
+        if self.unit is None and not self.mailbox.queue and self.held is None and not self._outbox:
+            handler = self.handlers.get(message.type)
+            if (
+                handler is not None
+                and not handler.is_async
+                and self._admission is None
+                and self.app.turn.begins()
+            ):
+                return self._answer_at_once(message, handler)
+        reply = message.reply = asyncio.get_running_loop().create_future()
+        timer = self.app.clock.call_at(
+            self.app.clock.now() + timeout_s, lambda: self._give_up(message, timeout_s)
+        )
+        try:
+            self.accept(message, sender)
+            if self.held is not None and self.held.admits(message.path):
+                self.admit = len(self.mailbox.queue)  # with all that stands before it: order is kept
+                self.rouse()
+            return await reply
+        finally:
+            timer.cancel()
+
+    def _answer_at_once(self, message: Message, handler: BoundHandler) -> Any:
+        self.mailbox.accepted += 1
+        self.unit = message
+        try:
+            result = handler.call(*handler.arguments(message))
+        except BaseException as error:  # the wrapper of a unit catches all (DESIGN §5)
+            raise self._failed(message, error) from None
+        finally:
+            self.unit = None
+            self.app.boundary()
+            if self._outbox and not self._let_out():
+                self.rouse()  # the pump waits for room
+            elif self.mailbox.queue:
+                self.rouse()  # a message that came while we ran
+        self.handled += 1
+        return result
+
+    def _give_up(self, message: Message, timeout_s: float) -> None:
+        reply = message.reply
+        if reply is None or reply.done():
+            return
+        if self.mailbox.withdraw(message):
+            reply.set_exception(
+                MailboxFull(
+                    f"{self.name}'s mailbox made no room in {timeout_s:g} s; {message.type!r} was not accepted. Ask again later."
+                )
+            )
+        else:
+            reply.set_exception(
+                AskTimeout(
+                    f"{self.name} did not answer {message.type!r} in {timeout_s:g} s; it was accepted and may still be "
+                    "handled. Ask with a longer timeout_s, or look at `livetag status`."
+                )
+            )
+
+    # -- units of work -----------------------------------------------------------------------------------------
+
+    def rouse(self) -> None:
+        """Let the pump look again."""
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    async def _pump(self) -> None:
+        turn, queue = self.app.turn, self.mailbox.queue
+        turn.awake += 1
+        while True:
+            if self._outbox or self._admission is not None:
+                await self._flush()
+            while not queue or self.unit is not None or (self.held is not None and not self.admit):
+                self._wake = asyncio.get_running_loop().create_future()
+                turn.awake -= 1
+                await self._wake
+                turn.awake += 1
+                if self._outbox or self._admission is not None:
+                    await self._flush()
+            end = perf_counter() + turn.share_s()
+            while queue and (self.held is None or self.admit):
+                await self._unit(self.mailbox.take())
+                if perf_counter() >= end:
+                    break
+            if queue:
+                await asyncio.sleep(0)
+
+    async def _unit(self, message: Message) -> None:
+        self.unit = message
+        try:
+            if message.type[0] == TIMER_MARK:
+                self._ticks.discard(message.type[1:])
+            handler = self.handlers.get(message.type)
+            if handler is None:
+                raise self._unknown(message)
+            result = handler.call(*handler.arguments(message))
+            if handler.is_async:
+                result = await result
+        except (
+            BaseException
+        ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
+            if self._closing or isinstance(error, GeneratorExit):
+                raise
+            failure = self._failed(message, error)
+            if message.reply is not None and not message.reply.done():
+                message.reply.set_exception(failure)
+        else:
+            self.handled += 1
+            if message.reply is not None and not message.reply.done():
+                message.reply.set_result(result)
+        if self.admit:
+            self.admit -= 1
+        everything_left = not self._outbox or self._let_out()
+        self.unit = None
+        self.app.boundary()
+        if not everything_left:
+            await self._flush()
+
+    def _unknown(self, message: Message) -> UnknownMessage:
+        version = self.implementation.version if self.implementation else "?"
+        if message.topic is not None:
+            return UnknownMessage(f"{self.name} {version} no longer subscribes to {message.type[1:]!r}")
+        known = ", ".join(sorted(t for t in self.handlers if t[0].isalnum())) or "nothing"
+        return UnknownMessage(f"{self.name} {version} does not handle {message.type!r}; it handles: {known}")
+
+    def _failed(self, message: Message, error: BaseException) -> ModuleError:
+        """A unit that raised: it sends nothing, its message goes to the dead letters; returns what the asker gets."""
+        self._outbox.clear()
+        failure: ModuleError
+        if isinstance(error, UnknownMessage):
+            failure = error
+        elif isinstance(error, BodyRefused):
+            version = self.implementation.version if self.implementation else "?"
+            failure = BodyRefused(f"{self.name} {version} refuses the body of {message.type!r}: {error}")
+        elif self.implementation is not None:
+            failure = self.implementation.failure(message.type, error)
+        else:
+            failure = Leaving(f"{self.name} has no implementation in service")
+        self._bury(message, failure, answer=False)
+        return failure
+
+    def _bury(self, message: Message, reason: ModuleError, *, answer: bool = True) -> None:
+        self.dead += 1
+        self.app.letters.add(self.name, message, str(reason), self.app.clock.wall())
+        if answer and message.reply is not None and not message.reply.done():
+            message.reply.set_exception(reason)
+
+    # -- what a unit gives out ---------------------------------------------------------------------------------
+
+    def emit_send(self, name: str, type_: str, body: object) -> None:
+        """Called by the author's `send`: checked now, delivered when the unit ends."""
+        self._in_unit("send")
+        self.app.names.resolve(name)
+        self._outbox.append(Output(name, type_, body))
+
+    def emit_event(self, topic: str, body: object) -> None:
+        """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
+        self._in_unit("publish")
+        self._outbox.append(Output(topic, None, body))
+
+    async def ask_from_unit(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
+        """Called by the author's `ask`: lets out what the unit sent before, then asks."""
+        unit = self._in_unit("ask")
+        path = (*unit.path, self.name)
+        target = self.app.names.resolve(name)
+        if target.name in path:
+            raise AskCycle(
+                f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
+                "Nothing was sent. Send instead of ask on one of these edges."
+            )
+        if self._outbox or self._admission is not None:
+            await self._flush()
+            target = self.app.names.resolve(name)
+        message = self.app.message(type_, body, self.name)
+        message.path = path
+        self.waits_on.append(target)
+        try:
+            reply = await target.ask(message, timeout_s, self)
+        finally:
+            self.waits_on.remove(target)
+        return reply if returns is None else _typed(reply, returns, target, type_)
+
+    def _in_unit(self, what: str) -> Message:
+        if self.unit is None:
+            raise NotInService(
+                f"{what}() was called in {self.name} outside a unit of work. Use it in a handler, an event or a tick; "
+                "an intake returns its item and a handler of the same name sends."
+            )
+        return self.unit
+
+    def _let_out(self) -> bool:
+        """Deliver outputs in order until one has to wait for room; True: all have left."""
+        while self._outbox:
+            if self._admission is not None:
+                return False
+            output = self._outbox.popleft()
+            if output.type is None:
+                self._outbox.extendleft(reversed(self._deliveries(output)))
+                continue
+            message = output.message or self.app.message(output.type, output.body, self.name)
+            target = self.app.names.table.get(output.name)
+            if target is None:
+                reason = f"no module is bound to {output.name!r} any more"
+                self.app.letters.add(output.name, message, reason, self.app.clock.wall())
+                continue
+            self._wait_for_room(target, target.accept(message, self))
+        return self._admission is None
+
+    def _deliveries(self, event: Output) -> list[Output]:
+        """An event as one message for each subscriber."""
+        made = []
+        for subscription in self.app.events.subscribers(event.name):
+            message = self.app.message(subscription.type, event.body, self.name)
+            message.topic = event.name
+            made.append(Output(subscription.proxy.name, subscription.type, event.body, message))
+        return made
+
+    def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None] | None) -> None:
+        if admitted is None:
+            return
+        self._admission = admitted
+        self.waits_on.append(target)
+
+        def done(future: asyncio.Future[None]) -> None:
+            self.waits_on.remove(target)
+            if self._admission is future:
+                self._admission = None
+
+        admitted.add_done_callback(done)
+
+    async def _flush(self) -> None:
+        """Return when all outputs have left."""
+        while not self._let_out():
+            admission = self._admission
+            if admission is not None and not admission.done():
+                await asyncio.wait([admission])  # never cancels it: the output was given, it must arrive
+            else:
+                await asyncio.sleep(0)  # its callback is due in this turn of the loop
+
+
+def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:
+    try:
+        return msgspec.convert(reply, returns)
+    except msgspec.ValidationError as error:
+        raise BodyRefused(
+            f"the reply of {target.name} to {type_!r} is not what returns= asks for: {error}"
+        ) from None

@@ -1,0 +1,146 @@
+"""Quiescence: a moment in which no module of a set is in a unit of work (DESIGN §7.4).
+
+The action runs synchronously in that moment. Mailboxes go on taking messages all the while; only after some patience
+are the modules held, so that most switches cost nobody a wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from orchestrator.runtime.errors import QuiesceTimeout
+from orchestrator.runtime.message import waiting_for
+from orchestrator.runtime.waits import describe_waits
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.application import Application
+    from orchestrator.runtime.proxy import ModuleProxy
+
+T = TypeVar("T")
+PATIENCE_S = 0.02
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """What a switch cost: microseconds from the first unit held back (or its own begin) to the reopening, and how many
+    messages waited meanwhile.
+    """
+
+    pause_us: float
+    held_messages: int
+
+
+class Quiesce(Generic[T]):
+    """One attempt to run `action` while none of `proxies` is in a unit."""
+
+    def __init__(
+        self,
+        app: Application,
+        proxies: Sequence[ModuleProxy],
+        action: Callable[[Quiesce[T]], T],
+        *,
+        drain_s: float,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._app = app
+        self._proxies = proxies
+        self._action = action
+        self._drain_s = drain_s
+        self._patience_s = patience_s
+        self._held_at: float | None = None
+        self._began = 0.0
+        self._result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.pause = Pause(0.0, 0)
+
+    async def run(self) -> T:
+        """Wait for the moment and return what the action returned; what it raises comes out here.
+
+        Raises QuiesceTimeout after `drain_s` seconds, with the chain of who waited for whom. In every case the modules
+        run on afterwards.
+        """
+        clock = self._app.clock
+        self._app.quiesce = self
+        self.try_now()
+        if not self._result.done():
+            timers = [
+                clock.call_at(clock.now() + self._patience_s, self._hold),
+                clock.call_at(clock.now() + self._drain_s, self._time_out),
+            ]
+            try:
+                await asyncio.wait([self._result])
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                if not self._result.done():  # the caller was cancelled: nobody stays held
+                    self._reopen()
+                    self._result.cancel()
+        return self._result.result()
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds since the first unit was held back, or since the action began."""
+        return perf_counter() - (self._began if self._held_at is None else self._held_at)
+
+    def admits(self, path: Sequence[str]) -> bool:
+        """Does a unit of a participant wait for a message that came by this path? Then it must run before the switch."""
+        return any(proxy.unit is not None and proxy.name in path for proxy in self._proxies)
+
+    def try_now(self) -> None:
+        """Called at each boundary between two units: if no participant is in one, act."""
+        if self._result.done():
+            return
+        for proxy in self._proxies:
+            if proxy.unit is not None or proxy.admit:
+                return
+        self._began = perf_counter()
+        held_messages = sum(len(proxy.mailbox) for proxy in self._proxies)
+        try:
+            result = self._action(self)
+        except Exception as error:  # noqa: BLE001  # it goes to the caller of run()
+            self._finish(held_messages)
+            self._result.set_exception(error)
+        else:
+            self._finish(held_messages)
+            self._result.set_result(result)
+
+    def _hold(self) -> None:
+        if self._result.done():  # a timer can fire in the turn that decided
+            return
+        self._held_at = perf_counter()
+        busy = {proxy.name: proxy for proxy in self._proxies if proxy.unit is not None}
+        for proxy in self._proxies:
+            proxy.held = self
+            proxy.mailbox.admit_all()
+            proxy.admit = waiting_for(proxy.mailbox.queue, busy)
+        for proxy in self._proxies:
+            if proxy.admit:
+                proxy.rouse()
+        self.try_now()
+
+    def _time_out(self) -> None:
+        if self._result.done():
+            return
+        chain = describe_waits(self._proxies)
+        self._finish(sum(len(proxy.mailbox) for proxy in self._proxies))
+        self._result.set_exception(
+            QuiesceTimeout(
+                f"no boundary between two units in {self._drain_s:g} s: {chain}. Shorten that unit or raise limits.drain_s"
+            )
+        )
+
+    def _finish(self, held_messages: int) -> None:
+        paused_s = self.paused_s if self._began or self._held_at is not None else 0.0
+        self._reopen()
+        self.pause = Pause(paused_s * 1e6, held_messages)
+
+    def _reopen(self) -> None:
+        if self._app.quiesce is self:
+            self._app.quiesce = None
+        for proxy in self._proxies:
+            if proxy.held is self:
+                proxy.held, proxy.admit = None, 0
+                proxy.rouse()

@@ -1,0 +1,93 @@
+"""A module's plain state: its type, its bytes, and the steps between its versions (DESIGN §5, plain data)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from orchestrator.runtime.errors import MigrationMissing, StateInvalid
+
+Step = Callable[[Any], Any]
+Steps = Mapping[tuple[int, int], Step]
+
+
+class StateCodec:
+    """Encodes, decodes and checks states of one type. Bytes are msgpack, so they outlive the code that wrote them."""
+
+    __slots__ = ("_decoder", "_encoder", "type")
+
+    def __init__(self, type_: Any) -> None:  # Any: the author's own TypedDict or dict type
+        self.type = type_
+        self._encoder = msgspec.msgpack.Encoder()
+        try:
+            self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(type_)
+        except (TypeError, NameError) as error:
+            raise StateInvalid(
+                f"The state type {type_!r} is not plain data: {error}. "
+                "Use a TypedDict of plain types (None, bool, int, float, str, bytes, list, dict, datetime, ...)."
+            ) from error
+
+    def encode(self, state: object) -> bytes:
+        """The state as bytes.
+
+        Raises StateInvalid if it holds anything that is not plain data.
+        """
+        try:
+            return self._encoder.encode(state)
+        except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
+            raise StateInvalid(f"The state is not plain data: {error}.") from error
+
+    def decode(self, data: bytes) -> Any:
+        """The state that the bytes hold, typed.
+
+        Raises StateInvalid if it does not fit the type, with the path of the field that does not.
+        """
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise StateInvalid(f"The state does not fit its type: {error}.") from error
+
+    def copy(self, state: object) -> Any:
+        """The state again, checked against the type and sharing nothing.
+
+        Raises StateInvalid.
+        """
+        return self.decode(self.encode(state))
+
+
+PLAIN_STATE = StateCodec(Any)
+
+
+def find_chain(steps: Steps, start: int, end: int) -> list[Step]:
+    """The fewest steps that lead from state version `start` to `end`; none if they are equal.
+
+    Raises MigrationMissing, which names the versions that can be reached.
+    """
+    reached: dict[int, list[Step]] = {start: []}
+    frontier = [start]
+    while frontier and end not in reached:
+        version = frontier.pop(0)
+        for (before, after), step in sorted(steps.items(), key=lambda item: item[0]):
+            if before == version and after not in reached:
+                reached[after] = [*reached[version], step]
+                frontier.append(after)
+    if end not in reached:
+        known = ", ".join(f"{a}→{b}" for a, b in sorted(steps)) or "none"
+        raise MigrationMissing(
+            f"No migration leads from state version {start} to {end} (steps there are: {known}). "
+            f"Add a step: @YourModule.migrates({start}, {end})."
+        )
+    return reached[end]
+
+
+def migrate(state: object, chain: list[Step], codec: StateCodec) -> Any:
+    """A migrated copy of `state`, checked against the new type; the old state is untouched.
+
+    Raises whatever a step raises, and StateInvalid.
+    """
+    copy = PLAIN_STATE.copy(state)
+    for step in chain:
+        copy = step(copy)
+    return codec.copy(copy)

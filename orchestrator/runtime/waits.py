@@ -1,0 +1,38 @@
+"""Who waits for whom: asks under way and sends that wait for room, as one graph (DESIGN §7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+
+def leads_to(start: ModuleProxy, goal: ModuleProxy) -> bool:
+    """Does `start` wait, over any number of others, for `goal`? A module waits for itself."""
+    seen: set[int] = set()
+    frontier = [start]
+    while frontier:
+        proxy = frontier.pop()
+        if proxy is goal:
+            return True
+        if id(proxy) not in seen:
+            seen.add(id(proxy))
+            frontier.extend(proxy.waits_on)
+    return False
+
+
+def describe_waits(proxies: Iterable[ModuleProxy]) -> str:
+    """The units under way and the chain of whom each waits for, as one line a person can act on."""
+    chains = []
+    for proxy in proxies:
+        if proxy.unit is None:
+            continue
+        chain, seen = [f"{proxy.name} in {proxy.unit.type!r}"], {id(proxy)}
+        while proxy.waits_on and id(proxy.waits_on[-1]) not in seen:
+            proxy = proxy.waits_on[-1]  # noqa: PLW2901  # walking the chain
+            seen.add(id(proxy))
+            chain.append(f"{proxy.name} in {proxy.unit.type!r}" if proxy.unit is not None else proxy.name)
+        chains.append(" waits for ".join(chain))
+    return "; ".join(chains) or "no unit under way"
