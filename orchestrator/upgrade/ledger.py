@@ -1,0 +1,348 @@
+"""What the journal says, folded: the release table, transactions, quarantine, pins. Pure: no I/O, no clock.
+
+`fold(records)` is how a start learns where it stands, `ledger.apply(record)` how a running host keeps up;
+both give the same value. A record that does not fit those before it raises IllegalTransition and changes
+nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import singledispatchmethod
+from types import MappingProxyType
+from typing import TypeVar
+
+from orchestrator.upgrade import records as facts
+from orchestrator.upgrade.errors import IllegalTransition
+from orchestrator.upgrade.phases import UNFINISHED, Phase, Signal, advance
+from orchestrator.upgrade.records import Change, Entry, Record
+
+ReleaseKey = tuple[str, str]
+"""(package, commit id): what quarantine and deaths are counted by."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionView:
+    """One transaction as the records tell it.
+
+    `outcome` is None until it is decided, then "committed", "rolled_back", "unchanged", or "reverted" once a
+    later transaction took it back. `probation` are the modules that its Confirmed will confirm: its own, and
+    those of probations it took over; one that was taken over has none left. `ended_at` is the time of the
+    decision.
+    """
+
+    id: int
+    at: float
+    seq: int
+    changes: tuple[Change, ...]
+    trigger: str
+    who: str
+    phase: Phase = Phase.PLANNED
+    outcome: str | None = None
+    reason: str = ""
+    fault: str | None = None
+    pause_us: float = 0.0
+    held_messages: int = 0
+    probation: tuple[str, ...] = ()
+    reverts: int | None = None
+    ended_at: float | None = None
+    ended_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why a commit is not tried again on its own, and since when."""
+
+    package: str
+    commit_id: str
+    tag: str
+    reason: str
+    at: float
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class TagPin:
+    """Where a tag pointed when it was last seen."""
+
+    object_id: str
+    commit_id: str | None
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def _nothing() -> Mapping[_Key, _Value]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Everything the journal says, up to record `seq`.
+
+    `table` is in service, `confirmed` is what an automatic way back returns to. `deaths` counts the host's
+    deaths inside a release's transaction or probation. `images` are the modules whose saved state was not
+    used yet. `running` says that the last host to start has not said that it stopped.
+    """
+
+    seq: int = 0
+    table: Mapping[str, Entry] = field(default_factory=_nothing)
+    confirmed: Mapping[str, Entry] = field(default_factory=_nothing)
+    quarantine: Mapping[ReleaseKey, Quarantine] = field(default_factory=_nothing)
+    deaths: Mapping[ReleaseKey, int] = field(default_factory=_nothing)
+    transactions: Mapping[int, TransactionView] = field(default_factory=_nothing)
+    unfinished: TransactionView | None = None
+    next_txn: int = 1
+    tags: Mapping[str, TagPin] = field(default_factory=_nothing)
+    images: frozenset[str] = frozenset()
+    running: bool = False
+    stopped_clean: bool = False
+
+    def apply(self, record: Record) -> "Ledger":
+        """Return the ledger after this record; raises IllegalTransition if it does not follow."""
+        draft = _Draft(self)
+        draft.take(record)
+        return draft.ledger()
+
+    @property
+    def in_probation(self) -> tuple[TransactionView, ...]:
+        """The committed transactions whose probation still covers a module, oldest first."""
+        return tuple(
+            view for view in self.transactions.values() if view.phase is Phase.COMMITTED and view.probation
+        )
+
+
+def fold(records: Iterable[Record]) -> Ledger:
+    """Return what the records say, all of them from the first; raises IllegalTransition naming the record."""
+    draft = _Draft(Ledger())
+    for record in records:
+        draft.take(record)
+    return draft.ledger()
+
+
+class _Draft:
+    """A ledger while records are taken: plain dicts, so that a fold over many records stays linear."""
+
+    def __init__(self, base: Ledger) -> None:
+        self.seq = base.seq
+        self.table = dict(base.table)
+        self.confirmed = dict(base.confirmed)
+        self.quarantine = dict(base.quarantine)
+        self.deaths = dict(base.deaths)
+        self.transactions = dict(base.transactions)
+        self.unfinished = base.unfinished.id if base.unfinished else None
+        self.probations = {view.id for view in base.in_probation}
+        self.next_txn = base.next_txn
+        self.tags = dict(base.tags)
+        self.images = set(base.images)
+        self.running = base.running
+        self.stopped_clean = base.stopped_clean
+
+    def ledger(self) -> Ledger:
+        """Return what was taken so far as one immutable value."""
+        return Ledger(
+            seq=self.seq,
+            table=MappingProxyType(self.table),
+            confirmed=MappingProxyType(self.confirmed),
+            quarantine=MappingProxyType(self.quarantine),
+            deaths=MappingProxyType(self.deaths),
+            transactions=MappingProxyType(self.transactions),
+            unfinished=None if self.unfinished is None else self.transactions[self.unfinished],
+            next_txn=self.next_txn,
+            tags=MappingProxyType(self.tags),
+            images=frozenset(self.images),
+            running=self.running,
+            stopped_clean=self.stopped_clean,
+        )
+
+    def take(self, record: Record) -> None:
+        """Take the next record; on IllegalTransition the draft is not to be used further."""
+        try:
+            self._check_order(record)
+            self._take(record.fact, record)
+        except IllegalTransition as error:
+            kind = type(record.fact).__name__
+            raise IllegalTransition(
+                f"record {record.seq} ({kind}) does not fit the journal: {error}"
+            ) from None
+        self.seq = record.seq
+
+    def _check_order(self, record: Record) -> None:
+        if record.seq != self.seq + 1:
+            raise IllegalTransition(f"it follows record {self.seq}")
+
+    @singledispatchmethod
+    def _take(self, fact: facts.Fact, record: Record) -> None:
+        raise IllegalTransition(f"nothing is known about {fact!r} at {record.at}")
+
+    @_take.register
+    def _planned(self, fact: facts.Planned, record: Record) -> None:
+        if self.unfinished is not None:
+            raise IllegalTransition(f"transaction {self.unfinished} is unfinished")
+        self._claim(fact.txn)
+        self.transactions[fact.txn] = TransactionView(
+            fact.txn, record.at, record.seq, fact.changes, fact.trigger, fact.who, reverts=fact.reverts
+        )
+        self.unfinished = fact.txn
+
+    @_take.register
+    def _prepared(self, fact: facts.Prepared, record: Record) -> None:
+        self._move(fact.txn, Signal.ALL_VOTED, record)
+
+    @_take.register
+    def _committed(self, fact: facts.Committed, record: Record) -> None:
+        view = self._move(
+            fact.txn,
+            Signal.SWITCHED,
+            record,
+            lambda view: replace(
+                view, outcome="committed", pause_us=fact.pause_us, held_messages=fact.held_messages
+            ),
+        )
+        self._put(self.table, view.changes)
+        self._take_over_probations(view)
+        if view.reverts in self.transactions:
+            self.transactions[view.reverts] = replace(self.transactions[view.reverts], outcome="reverted")
+
+    @_take.register
+    def _rolled_back(self, fact: facts.RolledBack, record: Record) -> None:
+        view = self._move(
+            fact.txn,
+            Signal.FAILED,
+            record,
+            lambda view: replace(
+                view,
+                outcome="rolled_back",
+                reason=fact.reason,
+                fault=fact.fault,
+                pause_us=fact.pause_us,
+                held_messages=fact.held_messages,
+            ),
+        )
+        if fact.fault == "died":
+            self._count_deaths(change.after for change in view.changes)
+
+    @_take.register
+    def _confirmed(self, fact: facts.Confirmed, record: Record) -> None:
+        view = self._move(
+            fact.txn, Signal.PROBATION_PASSED, record, lambda view: replace(view, reason=fact.reason)
+        )
+        for name in view.probation:
+            entry = self.table.get(name)
+            if entry is None:
+                self.confirmed.pop(name, None)
+            else:
+                self.confirmed[name] = entry
+                self.deaths.pop((entry.package, entry.commit_id), None)
+        self._end_probation(fact.txn)
+
+    @_take.register
+    def _unchanged(self, fact: facts.Unchanged, record: Record) -> None:
+        self._claim(fact.txn)
+        for change in fact.changes:
+            if change.before is not None and self.confirmed.get(change.name) == change.before:
+                self._put(self.confirmed, (change,))  # the same code by another tag is as good as it was
+        self._put(self.table, fact.changes)
+        self.transactions[fact.txn] = TransactionView(
+            fact.txn,
+            record.at,
+            record.seq,
+            fact.changes,
+            fact.trigger,
+            fact.who,
+            phase=Phase.CONFIRMED,  # nothing moved, so there is nothing left to prove
+            outcome="unchanged",
+            ended_at=record.at,
+            ended_seq=record.seq,
+        )
+
+    @_take.register
+    def _quarantined(self, fact: facts.Quarantined, record: Record) -> None:
+        key = (fact.package, fact.commit_id)
+        self.quarantine[key] = Quarantine(*key, fact.tag, fact.reason, record.at, record.seq)
+
+    @_take.register
+    def _lifted(self, fact: facts.Lifted, record: Record) -> None:  # noqa: ARG002 - one shape for all
+        self.quarantine.pop((fact.package, fact.commit_id), None)
+        self.deaths.pop((fact.package, fact.commit_id), None)  # another chance is a whole one
+
+    @_take.register
+    def _tag_moved(self, fact: facts.TagMoved, record: Record) -> None:  # noqa: ARG002
+        if fact.object_id is None:
+            self.tags.pop(fact.tag, None)
+        else:
+            self.tags[fact.tag] = TagPin(fact.object_id, fact.commit_id)
+
+    @_take.register
+    def _host_started(self, fact: facts.HostStarted, record: Record) -> None:  # noqa: ARG002
+        if self.running:
+            # It died. Whatever was in probation is suspect; an unfinished transaction is counted when
+            # recovery writes its RolledBack, so that it is counted once.
+            suspects = {name for txn in self.probations for name in self.transactions[txn].probation}
+            self._count_deaths(self.table.get(name) for name in sorted(suspects))
+        self.running = True
+        self.stopped_clean = False
+
+    @_take.register
+    def _host_stopped(self, fact: facts.HostStopped, record: Record) -> None:  # noqa: ARG002
+        self.running = False
+        self.stopped_clean = fact.clean
+
+    @_take.register
+    def _image_saved(self, fact: facts.ImageSaved, record: Record) -> None:  # noqa: ARG002
+        self.images.update(fact.modules)
+
+    @_take.register
+    def _image_used(self, fact: facts.ImageUsed, record: Record) -> None:  # noqa: ARG002
+        self.images.difference_update(fact.modules)
+
+    def _claim(self, txn: int) -> None:
+        if txn in self.transactions:
+            raise IllegalTransition(f"transaction {txn} exists already")
+        self.next_txn = max(self.next_txn, txn + 1)
+
+    def _move(
+        self,
+        txn: int,
+        signal: Signal,
+        record: Record,
+        change: Callable[[TransactionView], TransactionView] = lambda view: view,
+    ) -> TransactionView:
+        """Advance the transaction's phase by the table; the time of its decision is the record's."""
+        if txn not in self.transactions:
+            raise IllegalTransition(f"there is no transaction {txn}")
+        old = self.transactions[txn]
+        view = replace(change(old), phase=advance(old.phase, signal))
+        if old.phase in UNFINISHED and view.phase not in UNFINISHED:
+            view = replace(view, ended_at=record.at, ended_seq=record.seq)
+            self.unfinished = None
+        self.transactions[txn] = view
+        return view
+
+    @staticmethod
+    def _put(table: dict[str, Entry], changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.after is None:
+                table.pop(change.name, None)
+            else:
+                table[change.name] = change.after
+
+    def _take_over_probations(self, view: TransactionView) -> None:
+        """Make a transaction that touches a module in probation answer for all modules of that probation."""
+        names = {change.name for change in view.changes}
+        for txn in sorted(self.probations):
+            covered = self.transactions[txn].probation
+            if names.intersection(covered):
+                names.update(covered)
+                self._end_probation(txn)
+        self.transactions[view.id] = replace(view, probation=tuple(sorted(names)))
+        self.probations.add(view.id)
+
+    def _end_probation(self, txn: int) -> None:
+        self.transactions[txn] = replace(self.transactions[txn], probation=())
+        self.probations.discard(txn)
+
+    def _count_deaths(self, entries: Iterable[Entry | None]) -> None:
+        """Count one death for each release, however many modules are made from it."""
+        for key in {(entry.package, entry.commit_id) for entry in entries if entry is not None}:
+            self.deaths[key] = self.deaths.get(key, 0) + 1
