@@ -1,0 +1,40 @@
+# make demo            upgrade a running BGP monitor, and see that nothing is lost
+# make test            the tests
+# make lint, types     the other checks
+# make bench, soak     the long programmes: figures, and many upgrades in a row
+# make test PYTHON=python3.12     with another interpreter
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready-$(subst /,_,$(PYTHON))
+
+.PHONY: help demo test lint types bench soak
+.NOTPARALLEL:
+
+help:
+	@sed -n '/^$$/q; s/^# //p' Makefile
+
+demo: $(READY)
+	@$(BIN)/livetag demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pytest -s -m slow tests/benchmarks
+
+soak: $(READY)
+	$(BIN)/python -m pytest -s -m slow tests/stories tests/crash
+
+# Done once, and again when pyproject.toml or PYTHON changes.
+$(READY): pyproject.toml .ci/venv
+	@sh .ci/venv '$(PYTHON)'
+	@rm -f .venv/ready-*
+	@touch $@
