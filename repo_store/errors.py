@@ -1,7 +1,5 @@
 """What can go wrong between a pushed tag and a staged folder, split by whose fault it is."""
 
-# ruff: noqa: N818  # the names are the words of the protocol: a release *is* invalid, a ref *has* changed
-
 
 class StoreError(Exception):
     """Anything the repository side could not do. The message says what failed, what is true, what to do."""

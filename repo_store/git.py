@@ -1,0 +1,154 @@
+"""The one Git door: every Git command of this side starts here, and nothing of the pushed side runs.
+
+A hook inherits GIT_DIR and GIT_QUARANTINE_PATH, a service its user's configuration, a repository its own:
+none of it may steer what we read. So Git is started with an environment of our own, without hooks, replace
+refs, grafts, system and user configuration, and always with the path of its repository. Source: DESIGN §8
+(GitPython).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import git
+from typing_extensions import Self
+
+from repo_store.batch import Batch
+from repo_store.errors import GitFailed
+
+RUN_TIMEOUT_S = 60.0
+STDERR_SHOWN = 2000
+
+# What a pre-receive hook needs to see the objects of a push that is not accepted yet; nothing else is let
+# through.
+QUARANTINE_NAMES = frozenset(
+    {"GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"}
+)
+
+_KEPT = ("PATH", "HOME", "TMPDIR")
+_ENVIRONMENT = {
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": os.devnull,
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_COMMITTER_NAME": "livetag",
+    "GIT_COMMITTER_EMAIL": "livetag@localhost",
+}
+# The repository's own config cannot be switched off, so each key of it that can start a program is overruled.
+_OVERRIDES = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.attributesFile=/dev/null",
+    "core.alternateRefsCommand=true",
+    "core.pager=cat",
+    "core.askPass=false",
+    "core.sshCommand=false",
+    "credential.helper=",
+    "protocol.allow=never",
+    "gc.auto=0",
+    "core.fsync=committed",
+    "maintenance.auto=false",
+    "core.filesRefLockTimeout=2000",
+    "core.packedRefsTimeout=2000",
+)
+
+
+class GitDoor:
+    """Git on one repository, by full path. A context manager; use one door for one thread.
+
+    GitPython's residents are silently wrong under threads (DESIGN §8), so a lock stands before each call: a
+    second thread waits instead of reading another's answer. `quarantine` takes the variables a pre-receive
+    hook was given (others in it are ignored), so that objects of a push under way can be read.
+    """
+
+    def __init__(self, path: Path, quarantine: Mapping[str, str] | None = None) -> None:
+        self.path = Path(path).absolute()
+        self._git = git.Git(str(self.path))
+        passed = {name: value for name, value in (quarantine or {}).items() if name in QUARANTINE_NAMES}
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        self._environment = {**kept, **_ENVIRONMENT, **passed}
+        self._lock = threading.Lock()
+        self._contents = Batch(lambda: self._start(["cat-file", "--batch"]))
+        self._headers = Batch(lambda: self._start(["cat-file", "--batch-check"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the resident processes. The door may be used again; it then starts new ones."""
+        with self._lock:
+            self._contents.close()
+            self._headers.close()
+
+    def run(self, *args: str, stdin: bytes = b"", timeout_s: float = RUN_TIMEOUT_S) -> bytes:
+        """Run one Git command and give its whole output; raises GitFailed with the end of its error output.
+
+        No argument may be text of a user's where Git could take it for an option: full ref names and full
+        ids, behind `--end-of-options`.
+        """
+        with self._lock:
+            process = self._start(args)
+            try:
+                output, problem = process.communicate(stdin, timeout=timeout_s)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                process.communicate()
+                raise GitFailed(
+                    f"git {_shown(args)} did not end within {timeout_s:g} s and was killed."
+                ) from error
+        if process.returncode != 0:
+            said = problem.decode("utf-8", "replace").strip()[-STDERR_SHOWN:]
+            raise GitFailed(
+                f"git {_shown(args)} failed with exit code {process.returncode}: {said or 'no message'}"
+            )
+        return output
+
+    def cat(self, object_id: str) -> tuple[str, bytes]:
+        """Give (type, content) of an object; raises GitFailed if it is missing.
+
+        Ask `infos` for its size first.
+        """
+        with self._lock:
+            return self._contents.content(object_id)
+
+    def infos(self, object_ids: Sequence[str]) -> list[tuple[str, int] | None]:
+        """Give (type, size in bytes) of each object, None for a missing one, without reading any content."""
+        with self._lock:
+            return self._headers.headers(object_ids)
+
+    def _start(self, args: Sequence[str]) -> subprocess.Popen[bytes]:
+        # GitPython lays its environment over os.environ and cannot take a name away; env -i can.
+        environment = [f"{name}={value}" for name, value in self._environment.items()]
+        overrides = [part for pair in _OVERRIDES for part in ("-c", pair)]
+        command = ["env", "-i", *environment, "git", f"--git-dir={self.path}", *overrides, *args]
+        try:
+            started = self._git.execute(command, istream=subprocess.PIPE, as_process=True)
+        except (git.GitCommandNotFound, OSError) as error:
+            raise GitFailed(f"git could not be started in {self.path}: {error}") from error
+        process: subprocess.Popen[bytes] | None = started.proc
+        # From here on the process is ours: GitPython's wrapper would end it as soon as nobody holds the
+        # wrapper.
+        started.proc = None
+        if process is None:
+            raise GitFailed(f"git {_shown(args)} could not be started in {self.path}.")
+        return process
+
+
+def _shown(args: Sequence[str]) -> str:
+    return " ".join(args)[:200]

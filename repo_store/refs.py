@@ -1,0 +1,107 @@
+"""Refs: list them, peel them to commits, and change several in one compare-and-swap transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from repo_store.errors import GitFailed, RefChanged
+from repo_store.git import GitDoor
+
+PEEL_DEPTH_MAX = 10
+TAG_OBJECT_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RefChange:
+    """One ref of a transaction: what it is now (`old`, None: absent) and what it becomes (None: deleted)."""
+
+    ref: str
+    new: str | None
+    old: str | None
+
+
+def list_refs(door: GitDoor, *prefixes: str) -> dict[str, str]:
+    """Give full ref name → object id for every ref under the prefixes.
+
+    Broken refs are left out, as Git does.
+    """
+    output = door.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
+    rows = (line.split(" ", 1) for line in output.decode("utf-8", "surrogateescape").split("\n") if line)
+    return {name: object_id for object_id, name in rows}
+
+
+def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str) -> None:
+    """Make all changes or none.
+
+    Raises RefChanged if a ref is not what its change expects, and nothing happened.
+    """
+    if not changes:
+        return
+    try:
+        door.run(
+            "update-ref",
+            "--no-deref",
+            "-m",
+            f"livetag: {reason}",
+            "--stdin",
+            "-z",
+            stdin=b"".join(map(_line, changes)),
+        )
+    except GitFailed as error:
+        now = list_refs(door, *(change.ref for change in changes))
+        lost = [change for change in changes if now.get(change.ref) != change.old]
+        if not lost:
+            raise
+        told = ", ".join(
+            f"{each.ref} is {now.get(each.ref, 'absent')}, not {each.old or 'absent'}" for each in lost
+        )
+        raise RefChanged(
+            f"No ref was changed, because another writer was first: {told}. Read the refs again."
+        ) from error
+
+
+def _line(change: RefChange) -> bytes:
+    ref = change.ref.encode("utf-8", "surrogateescape")
+    old = b"" if change.old is None else change.old.encode()
+    if change.new is None:
+        return b"%s %s\0%s\0" % (b"delete" if old else b"verify", ref, old)
+    if not old:
+        return b"create %s\0%s\0" % (ref, change.new.encode())
+    return b"update %s\0%s\0%s\0" % (ref, change.new.encode(), old)
+
+
+class Peeler:
+    """Object id → the commit behind it, remembered: what an id means never changes, so each is asked once."""
+
+    def __init__(self, door: GitDoor) -> None:
+        self._door = door
+        self._known: dict[str, str | None] = {}
+
+    def commits(self, object_ids: Iterable[str]) -> dict[str, str | None]:
+        """Give the commit each id leads to; None for a blob, a tree, what is missing or nested too deeply.
+
+        The memory keeps the ids of this call only, so it grows with the refs of the repository and not with
+        time.
+        """
+        wanted = set(object_ids)
+        unknown = sorted(wanted - self._known.keys())
+        found = {each: self._known[each] for each in wanted & self._known.keys()}
+        for each, info in zip(unknown, self._door.infos(unknown), strict=True):
+            found[each] = self._peel(each, info)
+        # A missing object may still arrive (a fetch under way), so only what was found is remembered.
+        self._known = {each: commit for each, commit in found.items() if commit is not None}
+        return found
+
+    def _peel(self, object_id: str, info: tuple[str, int] | None) -> str | None:
+        for _ in range(PEEL_DEPTH_MAX):
+            if info is None or info[0] not in {"commit", "tag"} or info[1] > TAG_OBJECT_BYTES_MAX:
+                return None
+            if info[0] == "commit":
+                return object_id
+            # `object <id>` is the first line of every tag object
+            object_id = (
+                self._door.cat(object_id)[1].partition(b"\n")[0].removeprefix(b"object ").decode("ascii")
+            )
+            info = self._door.infos([object_id])[0]
+        return None
