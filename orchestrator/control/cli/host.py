@@ -42,12 +42,13 @@ def init(
 
     deployment, remarks = create(directory, work, os.environ)
     say(f"Made the deployment {deployment.path}: push to {deployment.store}.")
+    if work is not None:
+        say(f"Made the clone {work}: the module modules/counter, its test, and the tag counter/v1.0.0.")
+    for remark in remarks:
+        note(remark)
     if work is None:
         say(f"Next: livetag run {deployment.path}, and push a release tag such as counter/v1.0.0.")
         return
-    say(f"Made the clone {work}: the module modules/counter, its test, and the tag counter/v1.0.0.")
-    for remark in remarks:
-        note(remark)
     say("Type next:")
     for line in next_lines(work, deployment):
         say(f"  {line}", style="bold")
