@@ -35,7 +35,7 @@ REDIRECTIONS = (
 TIMEOUT_S = 30.0
 
 
-class CloneFailed(Exception):  # noqa: N818 - as in repo_store.errors
+class CloneFailed(Exception):
     """Git refused something in a user's clone; the message is Git's own."""
 
 

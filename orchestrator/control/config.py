@@ -12,7 +12,7 @@ VARIABLE = "LIVETAG_DIR"
 CLONE_SETTING = "livetag.dir"
 
 
-class DeploymentNotFound(Exception):  # noqa: N818 - as in repo_store.errors
+class DeploymentNotFound(Exception):
     """No deployment where one was looked for; the message says where, and how to name or make one."""
 
 

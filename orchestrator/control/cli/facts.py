@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from orchestrator.control.cli.screen import duration, moment, say, show_table
+from orchestrator.control.printable import printable
 
 
 def show_facts(value: object) -> None:
@@ -19,10 +20,10 @@ def show_facts(value: object) -> None:
 def _show_object(facts: Mapping[str, object]) -> None:
     for key, value in facts.items():
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            say(f"{_heading(key)}:", style="bold")
+            say(f"{printable(_heading(key))}:", style="bold")
             _show_list(value)
         elif value not in (None, [], {}):
-            say(f"{_heading(key)}: {_cell(key, value)}")
+            say(f"{printable(_heading(key))}: {_cell(key, value)}")
 
 
 def _show_list(items: Sequence[object]) -> None:

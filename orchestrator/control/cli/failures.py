@@ -14,11 +14,11 @@ from orchestrator.control.config import Deployment, DeploymentNotFound, find_dep
 DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-class Failure(Exception):  # noqa: N818 - the name is what it is, in raise and in except
+class Failure(Exception):
     """Refused or failed, and the message says why: exit code 1, no traceback."""
 
 
-class Usage(Exception):  # noqa: N818
+class Usage(Exception):
     """The command was called wrongly: exit code 2."""
 
 

@@ -1,7 +1,6 @@
 """`init`, `run`, `restart`, `status`, `demo`: a deployment and its host."""
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -122,11 +121,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Upgrade a running BGP monitor in a temporary deployment, and check that nothing is lost."""
-    from orchestrator.control.demo import run_demo
-
     if feed is not None and not feed.is_file():
         raise Failure(
             f"{feed} is no file. Give an MRT update file, or leave --feed away for the built-in feed."
         )
-    sys.stdout.flush()
+    from orchestrator.control.demo import run_demo
+
     raise typer.Exit(run_demo(feed, as_json))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.control.printable import printable, printable_lines
@@ -23,19 +23,24 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
+def hanging(text: object) -> str:
+    """Return `text` with its further lines indented: one from outside cannot pass for a line of ours."""
+    return printable_lines(text).replace("\n", "\n    ")
+
+
 def say(text: object, style: str = "") -> None:
-    """Print one fact on stdout; line ends in it stay, other control characters are escaped."""
-    console().print(Text(printable_lines(text), style=style), soft_wrap=True)
+    """Print one fact on stdout."""
+    console().print(Text(hanging(text), style=style), soft_wrap=True)
 
 
 def note(text: object, style: str = "dim") -> None:
     """Print progress on stderr, so that stdout stays what was asked for."""
-    console(stderr=True).print(Text(printable_lines(text), style=style), soft_wrap=True)
+    console(stderr=True).print(Text(hanging(text), style=style), soft_wrap=True)
 
 
 def complain(text: object) -> None:
     """Print the reason of a failure on stderr."""
-    console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable_lines(text)), soft_wrap=True)
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), hanging(text)), soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -45,12 +50,18 @@ def print_json(value: object) -> None:
 
 def show_value(value: object) -> None:
     """Print a reply or a state for people: a text as it is, anything else as JSON."""
-    say(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    console().print(Text(printable_lines(text)), soft_wrap=True)
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table of plain cells; None is an empty cell."""
-    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(
+        *(Column(Text(printable(heading))) for heading in headings),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="bold",
+    )
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(cell)) for cell in row))
     console().print(table)

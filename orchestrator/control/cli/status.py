@@ -2,6 +2,7 @@
 
 from orchestrator.control.cli.screen import ago, moment, say, show_table
 from orchestrator.control.cli.views import HistoryEntry, ModuleStatus, Status
+from orchestrator.control.printable import printable
 
 COMMITTED = ("committed", "confirmed")
 UNPLAIN = {"rolled_back": "was undone", "reverted": "was put back", "in_doubt": "is in doubt until a restart"}
@@ -9,7 +10,7 @@ UNPLAIN = {"rolled_back": "was undone", "reverted": "was put back", "in_doubt": 
 
 def show_status(status: Status) -> None:
     """Print `status` for people."""
-    say(first_line(status), style="bold")
+    say(printable(first_line(status)), style="bold")
     say(f"{status.app or 'app'}, host pid {status.host.pid}, since {moment(status.host.since)}")
     show_table(
         ("module", "version", "tag", "state", "waiting", "accepted", "handled", "dead", "notes"),
@@ -25,10 +26,8 @@ def show_status(status: Status) -> None:
 
 def first_line(status: Status) -> str:
     """Return availability, the last change, by whom, and how to undo it (DESIGN §9)."""
-    if status.availability is None:
-        available = "availability not measured"
-    else:
-        available = f"{_percent(status.availability)} available"
+    share = status.availability
+    available = "availability not measured" if share is None else f"{_percent(share)} available"
     return f"{available} · {_last_change(status.last_change)}"
 
 
