@@ -16,7 +16,7 @@ PLAIN_ROUTES = (1, 2, 3)  # SAFI unicast, multicast, both
 Segment = tuple[int, tuple[int, ...]]
 
 
-class Damaged(ValueError):  # noqa: N818 - named by what it says
+class Damaged(ValueError):
     """The bytes contradict themselves: a length that leads out of the message, an impossible mask."""
 
 
@@ -28,7 +28,7 @@ class CutShort(Damaged):
         self.found = found
 
 
-class Unsupported(ValueError):  # noqa: N818
+class Unsupported(ValueError):
     """The bytes may be right, but this decoder does not know their meaning."""
 
 

@@ -1,0 +1,51 @@
+"""Sees when a prefix, or a part of one, is announced by an origin that did not announce it before."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from livetag import Module, handles
+
+from .cover import covering
+
+
+class State(TypedDict):
+    origins: dict[str, list[int]]  # prefix → the AS numbers that announced it, first one first
+
+
+class Detector(Module[State]):
+    def initial_state(self) -> State:
+        return {"origins": {}}
+
+    async def self_test(self) -> None:
+        if "208.65.152.0/22" not in covering("208.65.153.0/24"):
+            raise RuntimeError("208.65.153.0/24 is not seen as a part of 208.65.152.0/22")
+
+    @handles
+    def announced(self, time: float, peer: str, path: str, origin: int, prefixes: list[str]) -> None:
+        said = {"time": time, "peer": peer, "path": path, "origin": origin}
+        for prefix in prefixes:
+            known = self.state["origins"].get(prefix)
+            if known is None:
+                self._look_above(prefix, said)
+                self.state["origins"][prefix] = [origin]
+            elif origin not in known:
+                self._alert({"kind": "origin change", "prefix": prefix, "before": known[:], **said})
+                known.append(origin)
+
+    @handles
+    def origins(self, prefix: str) -> list[int]:
+        return self.state["origins"].get(prefix, [])[:]
+
+    def _look_above(self, prefix: str, said: dict[str, Any]) -> None:
+        """Tell if a new prefix is a part of a known one that other origins announce: longest match takes its traffic."""
+        for wider in covering(prefix):
+            known = self.state["origins"].get(wider)
+            if known is not None:
+                if said["origin"] not in known:
+                    why = {"kind": "more specific", "prefix": prefix, "part_of": wider, "before": known[:]}
+                    self._alert({**why, **said})
+                return
+
+    def _alert(self, alert: dict[str, Any]) -> None:
+        self.send("alerts", "alert", alert)
