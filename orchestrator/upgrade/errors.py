@@ -3,8 +3,6 @@
 Every message says what failed, what is true now, and what to do next.
 """
 
-# ruff: noqa: N818 - the field's words (vote, quiesce, trial) say more than a suffix
-
 from typing import Literal
 
 Fault = Literal["release", "moment", "died"]

@@ -1,0 +1,237 @@
+"""What runs author code in the trial process: under limits, one named step after the other (DESIGN section 7, step 2).
+
+Answers on a pipe of its own: a JSON string for each step as it begins, then one Report. Whatever the author's code
+prints goes elsewhere, and whatever it does to this process is seen by the keeper from outside.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import inspect
+import math
+import os
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from orchestrator.runtime.blueprint import describe
+from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.implementation import Implementation
+from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
+from orchestrator.runtime.module import Module
+from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
+
+LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "prepare"})
+"""The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
+
+EXIT_SPEECHLESS = 71
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildLimits(msgspec.Struct, frozen=True):
+    """What the process may use: address space, seconds until prepared, seconds in all."""
+
+    memory_mb: int = 1024
+    load_s: float = 10.0
+    time_s: float = 20.0
+
+
+class Rehearsal(msgspec.Struct, frozen=True):
+    """What a trial does beyond describing: who the module is, and the state it would start from.
+
+    `state` is msgpack of a state of `state_version`; None is a first start.
+    """
+
+    name: str
+    version: str
+    config: dict[str, Any]
+    state: bytes | None = None
+    state_version: int = 1
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One trial: which staged folder, its top-level packages, and what to do with it."""
+
+    folder: str
+    tops: tuple[str, ...]
+    package: str
+    entry: str | None
+    limits: ChildLimits
+    rehearsal: Rehearsal | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The worker's own word: what failed, or the description and how long each step took."""
+
+    failed: str | None = None
+    description: bytes = b""
+    seconds: dict[str, float] = {}
+
+
+class Unfit(Exception):
+    """A hook of the author's is not as it must be; says which and where."""
+
+
+def run(request: Request, answer: int, output: int, faults: int) -> NoReturn:
+    """Do what the request asks in this process, say it on `answer`, and exit."""
+    worker = _Worker(request, answer)
+    me = os.getpid()
+    exit_now = os._exit
+    try:
+        _confine(request.limits, output)
+        _watch_faults(faults)
+        report = worker.work()
+    except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt are failures of the release here
+        report = worker.failure(error)
+    if os.getpid() == me:  # a fork made by the release, come back to us: only the first one speaks
+        with contextlib.suppress(BaseException):
+            worker.say(report)
+            exit_now(0)
+    exit_now(EXIT_SPEECHLESS)
+
+
+def _confine(limits: ChildLimits, output: int) -> None:
+    """Give the process a session, limits, and no way to reach the host's terminal or streams."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # the keeper's death is ours
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    memory = limits.memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    cpu_s = math.ceil(limits.time_s) * (os.cpu_count() or 1) + 5
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _watch_faults(faults: int) -> None:
+    """Have the Python stack written down when the process dies of C code, is asked, or leaves by os._exit."""
+    faulthandler.enable(faults)
+    faulthandler.register(signal.SIGUSR1, faults)
+    leave = os._exit
+
+    def leave_traced(status: int) -> NoReturn:
+        faulthandler.dump_traceback(faults)
+        leave(status)
+
+    os._exit = leave_traced
+
+
+class _Worker:
+    def __init__(self, request: Request, answer: int) -> None:
+        self._request = request
+        self._answer = answer
+        self._step = "start"
+        self._started = time.monotonic()
+        self._step_began = self._started
+        self._seconds: dict[str, float] = {}
+        self._loaded = Loaded(Path(request.folder), request.tops, "trial")
+
+    def say(self, what: str | Report) -> None:
+        data = msgspec.json.encode(what) + b"\n"
+        while data:
+            data = data[os.write(self._answer, data) :]
+
+    def step(self, name: str) -> None:
+        now = time.monotonic()
+        self._seconds[self._step] = now - self._step_began
+        self._step, self._step_began = name, now
+        self.say(name)
+
+    def work(self) -> Report:
+        request = self._request
+        self.step("import")
+        blueprint, entry = load_blueprint(self._loaded, request.package, request.entry)
+        description = msgspec.json.encode(describe(blueprint, entry))
+        if request.rehearsal is not None:
+            self.step("construct")
+            implementation = Implementation(
+                blueprint,
+                name=request.rehearsal.name,
+                version=request.rehearsal.version,
+                config=request.rehearsal.config,
+                loaded=self._loaded,
+                entry=entry,
+            )
+            # Not asyncio.run: at an error it would first wait for tasks that may refuse to be cancelled.
+            asyncio.new_event_loop().run_until_complete(self._rehearse(implementation, request.rehearsal))
+        self.step("end")
+        return Report(description=description, seconds=self._seconds)
+
+    async def _rehearse(self, implementation: Implementation, rehearsal: Rehearsal) -> None:
+        """Walk the life of an implementation up to service, test it, and stop it."""
+        instance = implementation.instance
+        state = self._state(implementation, rehearsal)
+        await self._hook("prepare", instance.prepare)
+        first = rehearsal.state is None
+        if first:
+            self.step("take_over")
+            instance.take_over({})
+        # One that takes resources over lives on what only the version in service can give: no test of it here.
+        if first or type(instance).take_over is Module.take_over:
+            instance.state = state
+            await self._hook("self_test", instance.self_test)
+        await self._hook("stop", instance.stop)
+
+    def _state(self, implementation: Implementation, rehearsal: Rehearsal) -> Any:
+        """The state that it would start from, in its own shape. Any: it is the author's."""
+        blueprint = implementation.blueprint
+        if rehearsal.state is None:
+            self.step("initial_state")
+            return implementation.first_state()
+        self.step("migrate")
+        chain = find_chain(blueprint.steps, rehearsal.state_version, blueprint.state_version)
+        return migrate(PLAIN_STATE.decode(rehearsal.state), chain, blueprint.codec)
+
+    async def _hook(self, name: str, hook: Callable[[], Awaitable[None]]) -> None:
+        """Run one of the author's coroutines, and say where it waits if its time is over."""
+        self.step(name)
+        given = hook()
+        if not inspect.isawaitable(given):
+            raise Unfit(f"{name}() must be `async def`")
+        task = asyncio.ensure_future(given)
+        limits = self._request.limits
+        limit_s = min(limits.load_s, limits.time_s) if name in LOADING else limits.time_s
+        left_s = self._started + limit_s * 0.95 - time.monotonic()
+        done, _ = await asyncio.wait({task}, timeout=max(0.01, left_s))
+        if not done:
+            frames = task.get_stack()
+            where = f" ({self._place(frames[-1].f_code.co_filename, frames[-1].f_lineno)})" if frames else ""
+            raise Unfit(f"{name}() did not end within {limit_s:g} s, it was still waiting{where}")
+        await task
+
+    def _place(self, filename: str, line: int) -> str:
+        return f"{filename.removeprefix(self._request.folder + os.sep)} line {line}"
+
+    def failure(self, error: BaseException) -> Report:
+        """Say what went wrong as a sentence, without holding on to what filled the memory."""
+        place = author_line(error, self._loaded)
+        if isinstance(error, (Unfit, ModuleError)):
+            text = str(error)
+        else:
+            said = "".join(traceback.format_exception_only(type(error), error)).strip()
+            text = f"{_CALLS.get(self._step, self._step)} raised {said} ({place})"
+        traceback.clear_frames(error.__traceback__)
+        if "MemoryError" in text:
+            text += f"; the limit of a trial is {self._request.limits.memory_mb} MB"
+        return Report(failed=self._loaded.public_name(text), seconds=self._seconds)
+
+
+_CALLS = {
+    "import": "its import",
+    "construct": "its construction",
+    "initial_state": "initial_state()",
+    "migrate": "the migration of a copy of the state",
+    "prepare": "prepare()",
+    "take_over": "take_over()",
+    "self_test": "self_test()",
+    "stop": "stop()",
+}
