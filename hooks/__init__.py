@@ -1,0 +1,1 @@
+"""What Git runs at a push: pre-receive judges it, proc-receive writes its tags and waits for the host."""
