@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
-from orchestrator.upgrade.journal import Journal, ModuleImage
+from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
+from orchestrator.upgrade.journal_file import chain
 from orchestrator.upgrade.records import (
     Change,
     Confirmed,
@@ -31,6 +32,7 @@ from orchestrator.upgrade.records import (
     Planned,
     Prepared,
     RolledBack,
+    encode_fact,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,13 +101,19 @@ def test_what_was_written_is_read_again_in_order(tmp_path: Path) -> None:
     again.close()
 
 
-def test_an_append_alone_touches_no_disk_and_the_waker_sends_all_as_one_transaction(tmp_path: Path) -> None:
+def test_an_append_alone_touches_no_disk_and_the_waker_sends_all_as_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = open_journal(tmp_path)
     journal.write_now(HostStarted(1, "x"))
     before = commits_in_wal(tmp_path)
 
-    tickets = [journal.append(confirmed(number)) for number in range(200)]
+    woken: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._awake, "set", lambda: woken.append(True))
+        tickets = [journal.append(confirmed(number)) for number in range(200)]
 
+    assert woken == []
     assert [ticket.record.seq for ticket in tickets] == list(range(2, 202))  # numbered at once
     assert commits_in_wal(tmp_path) == before
     assert not any(ticket.done for ticket in tickets)
@@ -172,6 +180,25 @@ def test_many_threads_and_a_loop_write_one_unbroken_chain(tmp_path: Path) -> Non
     for name in ("loop", *(f"thread {number}" for number in range(4))):
         assert [f.txn for f in facts if isinstance(f, Confirmed) and f.reason == name] == list(range(50))
     again.close()
+
+
+def test_a_wake_that_falls_between_two_steps_of_the_writer_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(tmp_path)
+    clear = journal._awake.clear
+    late: list[Ticket] = []
+
+    def clear_late() -> None:
+        if not late:  # as if another thread ran just here
+            late.append(journal.append(confirmed(2)))
+            journal.wake()
+        clear()
+
+    monkeypatch.setattr(journal._awake, "clear", clear_late)
+    journal.write_now(confirmed(1))
+    wait_until(lambda: bool(late) and late[0].done, "the record of the late wake is durable")
+    journal.close()
 
 
 def test_only_its_owner_may_read_the_journal_whatever_the_umask(tmp_path: Path) -> None:
@@ -315,6 +342,19 @@ def test_tampering_is_found_at_open_and_the_first_bad_record_is_named(tmp_path: 
         open_journal(tmp_path)
     assert caught.value.seq == seq
     assert (tmp_path / "journal.db").read_bytes() == before  # evidence is kept
+
+
+def test_a_forged_record_with_a_fitting_digest_breaks_the_chain_after_it(tmp_path: Path) -> None:
+    fill(tmp_path, 6)
+    journal = open_journal(tmp_path)
+    second, third = journal.records()[1:3]
+    journal.close()
+    data = encode_fact(confirmed(99))
+    digest = chain(second.digest, 3, third.at, data)
+    edit(tmp_path, f"UPDATE journal SET fact = x'{data.hex()}', digest = x'{digest.hex()}' WHERE seq = 3")  # noqa: S608
+    with pytest.raises(JournalCorrupt, match="record 4 ") as caught:
+        open_journal(tmp_path)
+    assert caught.value.seq == 4
 
 
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:

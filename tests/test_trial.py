@@ -147,6 +147,16 @@ def test_what_the_release_prints_is_not_taken_for_its_answer(tmp_path: Path) -> 
     assert description_of(staged(tmp_path, dedent(noise) + GOOD))["state_version"] == 2
 
 
+def test_a_fork_of_the_release_that_comes_back_to_us_has_no_say(tmp_path: Path) -> None:
+    fork = """
+    import os
+    if not os.fork():
+        raise ValueError("I am the copy")
+    os.wait()
+    """
+    assert description_of(staged(tmp_path, dedent(fork) + GOOD))["state_version"] == 2
+
+
 def test_the_release_sees_nothing_of_git_and_cannot_read_our_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
