@@ -1,9 +1,12 @@
 """A release is tried in a process of its own: whatever it does there, the host lives and says what it was."""
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -394,3 +397,29 @@ def test_a_process_that_cannot_start_is_no_verdict_on_the_release(
     with pytest.raises(TrialFailed) as caught:
         try_it(tmp_path, rehearsal())
     assert caught.value.fault == "moment"
+
+
+HOST = """
+import sys
+from pathlib import Path
+from orchestrator.upgrade.trial import describe
+from repo_store.manifest import Limits, ModuleManifest, TrialSection
+describe(Path(sys.argv[1]), "counter", ModuleManifest(limits=Limits(load_s=60.0)), TrialSection(time_s=60.0))
+"""
+
+
+def test_a_killed_host_leaves_no_trial_behind(tmp_path: Path) -> None:
+    sleeper = "import time\nopen('/proc/self/comm', 'w').write('trial-sleeps')\ntime.sleep(3600)\n"
+    folder = staged(tmp_path, sleeper)
+    host = subprocess.Popen([sys.executable, "-c", HOST, str(folder)], cwd=Path(__file__).parent.parent)
+    deadline = time.monotonic() + 20
+    while "trial-sleeps" not in names_below(host.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    host.kill()
+    host.wait()
+    while children_of(os.getpid()):  # the keeper is an orphan now, and we adopted it
+        assert time.monotonic() < deadline, names_below(os.getpid())
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.02)
