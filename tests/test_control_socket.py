@@ -171,6 +171,25 @@ def test_a_request_that_is_too_long_is_told_so_at_once(tmp_path: Path, size: int
         assert client.call(path, "ping") == "pong"
 
 
+def test_a_simple_client_can_send_all_of_a_request_that_is_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with serving(path, OPERATIONS), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE_S)
+        with reachable(path) as address:
+            connection.connect(address)
+        connection.sendall(b'"' + b"x" * 4_000_000 + b'"\n')  # no broken pipe before it could read the reason
+        assert b"longer than 262144 bytes" in connection.recv(65536)
+
+
+def test_a_reason_given_before_the_request_was_read_still_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with (
+        serving(path, OPERATIONS, functools.partial(ControlServer, max_clients=0)),
+        pytest.raises(client.HostRefused, match="serves 0 clients already"),
+    ):
+        client.call(path, "echo", text="x" * 4_000_000)
+
+
 def test_a_request_that_never_ends_is_told_so_and_closed(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with serving(path, OPERATIONS, functools.partial(ControlServer, idle_s=0.05)):

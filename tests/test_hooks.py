@@ -681,7 +681,9 @@ def test_a_hooks_path_in_the_pushers_configuration_does_not_switch_ours_off(
     (tmp_path / "gitconfig").write_text(f"[core]\n\thooksPath = {tmp_path}/none\n")
     site.extra_env["GIT_CONFIG_GLOBAL"] = str(tmp_path / "gitconfig")
     site.tag("rib/v1.0.0")
-    assert site.push("rib/v1.0.0").code == 1
+    answer = site.push("rib/v1.0.0")
+    assert answer.code == 1
+    assert answer.remote[0].startswith("refused: rib/v1.0.0: ")
 
 
 def test_hooks_work_under_a_path_with_spaces_quotes_and_unicode(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class ControlError(Exception):
     """The host did not give the answer that was asked for."""
 
 
-class HostAbsent(ControlError):  # noqa: N818
+class HostAbsent(ControlError):
     """Nobody listens on this socket."""
 
 
@@ -35,7 +35,7 @@ class HostForbidden(HostAbsent):
     """A socket is there, but this user may not open it."""
 
 
-class HostLost(ControlError):  # noqa: N818
+class HostLost(ControlError):
     """The connection ended before the answer; what was asked for may have happened."""
 
 
@@ -43,7 +43,7 @@ class HostSlow(HostLost):
     """No answer within the deadline; what was asked for may still happen."""
 
 
-class HostRefused(ControlError):  # noqa: N818
+class HostRefused(ControlError):
     """The host said no. `kind`: "refused" (as things stand), "usage" (the request) or "bug" (the host)."""
 
     def __init__(self, message: str, kind: ErrorKind = "refused") -> None:

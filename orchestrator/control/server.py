@@ -36,9 +36,10 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _UNREAD_BYTES_MAX = 4 * 1024 * 1024
 _DISCARD_S = 1.0
 _PROBE_S = 1.0
+_BACKLOG = 128  # who waits here is accepted and told, even when there are too many
 
 
-class SocketTaken(Exception):  # noqa: N818
+class SocketTaken(Exception):
     """Another process answers at this path, or something that is not a socket lies there."""
 
 
@@ -74,7 +75,7 @@ class ControlServer:
         listener = _bound(self._path, self._group_id)
         self._inode = self._path.lstat().st_ino
         self._server = await asyncio.start_unix_server(
-            self._connected, sock=listener, limit=self._max_line_bytes, backlog=self._max_clients
+            self._connected, sock=listener, limit=self._max_line_bytes, backlog=_BACKLOG
         )
 
     async def close(self, grace_s: float = 1.0) -> None:
@@ -237,7 +238,7 @@ def _bound(path: Path, group_id: int | None) -> socket.socket:
             born.chmod(0o600 if group_id is None else 0o660)
             if group_id is not None:
                 os.chown(born, -1, group_id)
-            listener.listen()
+            listener.listen(_BACKLOG)
             born.replace(path)
     except BaseException:
         listener.close()

@@ -22,7 +22,7 @@ SUN_PATH_MAX_BYTES = 107
 ErrorKind = Literal["refused", "usage", "bug"]
 
 
-class Refused(Exception):  # noqa: N818 - the word of the wire
+class Refused(Exception):
     """An expected failure of an operation; its text is what the user reads."""
 
     kind: ErrorKind = "refused"
