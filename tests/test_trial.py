@@ -411,7 +411,11 @@ describe(Path(sys.argv[1]), "counter", ModuleManifest(limits=Limits(load_s=60.0)
 def test_a_killed_host_leaves_no_trial_behind(tmp_path: Path) -> None:
     sleeper = "import time\nopen('/proc/self/comm', 'w').write('trial-sleeps')\ntime.sleep(3600)\n"
     folder = staged(tmp_path, sleeper)
-    host = subprocess.Popen([sys.executable, "-c", HOST, str(folder)], cwd=Path(__file__).parent.parent)
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, str(folder)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # a killed host cannot remove its scratch folder
+    )
     deadline = time.monotonic() + 20
     while "trial-sleeps" not in names_below(host.pid):
         assert time.monotonic() < deadline
