@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from loguru import logger
+
 from orchestrator.runtime.clock import Clock, LoopClock
 from orchestrator.runtime.events import EventManager, Subscription
 from orchestrator.runtime.letters import DeadLetters
@@ -54,6 +56,7 @@ class Wiring:
     modules: Mapping[str, ModuleProxy]
     names: Mapping[str, ModuleProxy]
     subscriptions: Sequence[Subscription]
+    also: Mapping[str, tuple[str, ...]]
 
 
 class Application:
@@ -83,6 +86,8 @@ class Application:
         self.modules = wiring.modules
         self.names.table = wiring.names
         self.events.table = wiring.subscriptions
+        for name, proxy in wiring.modules.items():
+            proxy.also = wiring.also.get(name, ())
 
     async def send(
         self, name: str, type_: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
@@ -115,3 +120,13 @@ class Application:
             message.topic = topic
             await subscription.proxy.post(message, timeout_s)
         return len(subscriptions)
+
+    def announce(self, topic: str, body: object) -> None:
+        """Publish an event of the framework's own; a subscriber without room goes without, and it is logged."""
+        for subscription in self.events.subscribers(topic):
+            if subscription.proxy.mailbox.full:
+                logger.warning("{} had no room for the event {}", subscription.proxy.name, topic)
+                continue
+            message = self.message(subscription.type, body, "livetag")
+            message.topic = topic
+            subscription.proxy.accept(message)

@@ -8,9 +8,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from orchestrator.runtime.description import Description
 from orchestrator.runtime.errors import DefinitionInvalid
 from orchestrator.runtime.handlers import Handler
-from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK
+from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK, is_authors
 from orchestrator.runtime.module import MARK, Mark, Module
 from orchestrator.runtime.state import StateCodec, Steps
 
@@ -103,24 +104,11 @@ def state_type(cls: type[Module[Any]]) -> Any:
     return dict[str, Any]
 
 
-class Description(msgspec.Struct, frozen=True):
-    """A Blueprint as data: what a plan can check without loading the code."""
-
-    entry: str
-    handles: dict[str, dict[str, Any]]
-    subscribes: tuple[str, ...]
-    timers: dict[str, float]
-    intakes: tuple[str, ...]
-    state_version: int
-    state_schema: dict[str, Any]
-    migrations: tuple[tuple[int, int], ...]
-
-
 def describe(blueprint: Blueprint, entry: str) -> Description:
     """The Description of a blueprint; `entry` is `module:Class`."""
     return Description(
         entry=entry,
-        handles={t: h.schema for t, h in blueprint.handlers.items() if t[0] not in TOPIC_MARK + TIMER_MARK},
+        handles={t: h.schema for t, h in blueprint.handlers.items() if is_authors(t)},
         subscribes=blueprint.subscriptions,
         timers=dict(blueprint.timers),
         intakes=blueprint.intakes,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Timer(Protocol):
@@ -51,3 +53,21 @@ async def sleep_until(clock: Clock, when_s: float) -> None:
         await reached
     finally:
         timer.cancel()
+
+
+async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """What `work` returns or raises, if it ends within `seconds`.
+
+    Raises TimeoutError otherwise: the work is cancelled, but not waited for, since author code may swallow that.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    over = asyncio.get_running_loop().create_task(sleep_until(clock, clock.now() + seconds))
+    try:
+        await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise TimeoutError(f"not done in {seconds:g} s")
+    finally:
+        over.cancel()
+        if not task.done():
+            task.cancel()

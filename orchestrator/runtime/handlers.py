@@ -88,7 +88,7 @@ def _required_first(fields: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, 
 
 
 def _takes_whole_body(hint: Any) -> bool:
-    """Is it a dict, a TypedDict or a Struct, which takes the body as it is?"""
+    """Whether it is a dict, a TypedDict or a Struct, which takes the body as it is."""
     if get_origin(hint) is dict or hint is dict:
         return True
     return isinstance(hint, type) and (

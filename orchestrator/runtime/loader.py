@@ -140,7 +140,7 @@ def load_blueprint(loaded: Loaded, package: str, entry: str | None) -> tuple[Blu
     except (LoadFailed, DefinitionInvalid, StateInvalid) as error:
         loaded.unload()
         raise LoadFailed(loaded.public_name(str(error))) from None
-    except BaseException as error:  # sys.exit() in a package is its failure, not the host's end
+    except BaseException as error:  # noqa: BLE001  # sys.exit() in a package is its failure, not the host's end
         loaded.unload()
         text = loaded.public_name(f"{type(error).__name__}: {error}")
         raise LoadFailed(f"importing {package} raised {text} ({author_line(error, loaded)})") from None

@@ -12,6 +12,11 @@ TOPIC_MARK = "@"  # an event: "@clock.*" is the subscription it was delivered fo
 TIMER_MARK = "%"  # a tick: "%report" is the method that is due
 
 
+def is_authors(type_: str) -> bool:
+    """Whether it is a type that an author names, not an event or a tick."""
+    return type_[:1] not in {TOPIC_MARK, TIMER_MARK, ""}
+
+
 class Message(msgspec.Struct, gc=False):
     """One message on its way to one module. `body` is plain data and belongs to the receiver once it was sent.
 

@@ -19,12 +19,16 @@ class NameService:
     def __init__(self) -> None:
         self.table: Mapping[str, ModuleProxy] = {}
 
+    def find(self, name: str) -> ModuleProxy | None:
+        """The module's proxy, None if nothing is bound to the name."""
+        return self.table.get(name)
+
     def resolve(self, name: str) -> ModuleProxy:
         """The module's proxy.
 
         Raises UnknownName, which says the names there are.
         """
-        proxy = self.table.get(name)
+        proxy = self.find(name)
         if proxy is None:
             known = ", ".join(sorted(self.table)) or "none"
             raise UnknownName(f"No module is bound to {name!r}; nothing was sent. Names in service: {known}.")

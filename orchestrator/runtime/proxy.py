@@ -25,7 +25,7 @@ from orchestrator.runtime.errors import (
 )
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
-from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.waits import leads_to
 
@@ -42,6 +42,7 @@ class Output(NamedTuple):
     type: str | None
     body: object
     message: Message | None = None
+    target: ModuleProxy | None = None
 
 
 class ModuleProxy:
@@ -50,6 +51,7 @@ class ModuleProxy:
     def __init__(self, app: Application, name: str, mailbox_messages: int) -> None:
         self.app = app
         self.name = name
+        self.also: tuple[str, ...] = ()  # more names it is bound to
         self.mailbox = Mailbox(mailbox_messages)
         self.implementation: Implementation | None = None
         self.handlers: dict[str, BoundHandler] = {}
@@ -134,6 +136,16 @@ class ModuleProxy:
             self.rouse()
         return admitted
 
+    def check(self, message: Message) -> None:
+        """Would the version in service take this message? Raises UnknownMessage or BodyRefused; nothing is handled."""
+        handler = self.handlers.get(message.type) if is_authors(message.type) else None
+        if handler is None:
+            raise self._unknown(message)
+        try:
+            handler.arguments(message)
+        except BodyRefused as error:
+            raise self._refused(message, error) from None
+
     async def post(self, message: Message, timeout_s: float) -> None:
         """Accept a message from outside; returns once it is accepted.
 
@@ -199,7 +211,7 @@ class ModuleProxy:
         self.unit = message
         try:
             result = handler.call(*handler.arguments(message))
-        except BaseException as error:  # the wrapper of a unit catches all (DESIGN §5)
+        except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
             raise self._failed(message, error) from None
         finally:
             self.unit = None
@@ -260,7 +272,7 @@ class ModuleProxy:
             if queue:
                 await asyncio.sleep(0)
 
-    async def _unit(self, message: Message) -> None:
+    async def _unit(self, message: Message) -> None:  # noqa: C901  # the hot path, written out
         self.unit = message
         try:
             if message.type[0] == TIMER_MARK:
@@ -295,8 +307,12 @@ class ModuleProxy:
         version = self.implementation.version if self.implementation else "?"
         if message.topic is not None:
             return UnknownMessage(f"{self.name} {version} no longer subscribes to {message.type[1:]!r}")
-        known = ", ".join(sorted(t for t in self.handlers if t[0].isalnum())) or "nothing"
+        known = ", ".join(sorted(t for t in self.handlers if is_authors(t))) or "nothing"
         return UnknownMessage(f"{self.name} {version} does not handle {message.type!r}; it handles: {known}")
+
+    def _refused(self, message: Message, error: BodyRefused) -> BodyRefused:
+        version = self.implementation.version if self.implementation else "?"
+        return BodyRefused(f"{self.name} {version} refuses the body of {message.type!r}: {error}")
 
     def _failed(self, message: Message, error: BaseException) -> ModuleError:
         """A unit that raised: it sends nothing, its message goes to the dead letters; returns what the asker gets."""
@@ -305,8 +321,7 @@ class ModuleProxy:
         if isinstance(error, UnknownMessage):
             failure = error
         elif isinstance(error, BodyRefused):
-            version = self.implementation.version if self.implementation else "?"
-            failure = BodyRefused(f"{self.name} {version} refuses the body of {message.type!r}: {error}")
+            failure = self._refused(message, error)
         elif self.implementation is not None:
             failure = self.implementation.failure(message.type, error)
         else:
@@ -373,7 +388,7 @@ class ModuleProxy:
                 self._outbox.extendleft(reversed(self._deliveries(output)))
                 continue
             message = output.message or self.app.message(output.type, output.body, self.name)
-            target = self.app.names.table.get(output.name)
+            target = output.target or self.app.names.find(output.name)
             if target is None:
                 reason = f"no module is bound to {output.name!r} any more"
                 self.app.letters.add(output.name, message, reason, self.app.clock.wall())
@@ -381,13 +396,25 @@ class ModuleProxy:
             self._wait_for_room(target, target.accept(message, self))
         return self._admission is None
 
+    def let_all_out(self) -> None:
+        """Deliver what still waits for room, over every limit: the host stops, and mailboxes are about to be saved."""
+        for proxy in self.app.modules.values():
+            proxy.mailbox.admit_all()
+        self._admission = None
+        while not self._let_out():
+            for proxy in self.app.modules.values():
+                proxy.mailbox.admit_all()
+            self._admission = None
+
     def _deliveries(self, event: Output) -> list[Output]:
         """An event as one message for each subscriber."""
         made = []
         for subscription in self.app.events.subscribers(event.name):
             message = self.app.message(subscription.type, event.body, self.name)
             message.topic = event.name
-            made.append(Output(subscription.proxy.name, subscription.type, event.body, message))
+            made.append(
+                Output(subscription.proxy.name, subscription.type, event.body, message, subscription.proxy)
+            )
         return made
 
     def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None] | None) -> None:

@@ -26,8 +26,9 @@ PATIENCE_S = 0.02
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """What a switch cost: microseconds from the first unit held back (or its own begin) to the reopening, and how many
-    messages waited meanwhile.
+    """What a switch cost.
+
+    Microseconds from the first unit held back (or its own begin) to the reopening; how many messages waited meanwhile.
     """
 
     pause_us: float

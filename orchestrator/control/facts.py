@@ -1,0 +1,198 @@
+"""What the control socket shows: the JSON shapes of DESIGN §9, made from what the journal and the runtime say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from orchestrator.control.wire import Refused
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.letters import DeadLetter
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.upgrade import words
+from orchestrator.upgrade.ledger import Ledger, TransactionView
+from orchestrator.upgrade.plan import Group, Plan
+from orchestrator.upgrade.records import Entry
+from orchestrator.upgrade.upgrader import Upgrader
+from orchestrator.upgrade.verdict import Verdict
+
+Facts = dict[str, Any]  # Any: JSON
+
+
+def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], since: float) -> Facts:
+    """The document of `livetag status --json`."""
+    ledger = upgrader.book.ledger
+    live = {name: proxy for name, proxy in app.modules.items() if proxy.implementation is not None}
+    return {
+        "app": upgrader.app_name,
+        "host": {"pid": os.getpid(), "since": since},
+        "modules": {
+            name: _module(e, live.get(name), failed.get(name), upgrader)
+            for name, e in sorted(ledger.table.items())
+        },
+        "transaction": _under_way(ledger),
+        "quarantine": [
+            {"module": q.package, "commit": q.commit_id, "tag": q.tag, "reason": q.reason, "at": q.at}
+            for q in ledger.quarantine.values()
+        ],
+        "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.plan.waiting],
+        "availability": _availability(ledger, since, app.clock.wall()),
+        "dead_letters": len(app.letters),
+        "last": _last(ledger),
+        "problem": upgrader.book.journal.failed or upgrader.composition_error or None,
+    }
+
+
+def _module(entry: Entry, proxy: ModuleProxy | None, failed: str | None, upgrader: Upgrader) -> Facts:
+    untagged = entry.tag not in upgrader.refs and bool(upgrader.refs)
+    return {
+        "version": entry.version,
+        "tag": entry.tag,
+        "commit": entry.commit_id,
+        "tree": entry.tree_id,
+        "state": "in service" if proxy is not None else "failed",
+        "state_version": entry.state_version,
+        "probation": None,
+        "mailbox": {
+            "length": len(proxy.mailbox) if proxy is not None else 0,
+            "accepted": proxy.mailbox.accepted if proxy is not None else 0,
+            "handled": proxy.handled if proxy is not None else 0,
+            "dead": proxy.dead if proxy is not None else 0,
+        },
+        "drift": "untagged" if untagged else None,
+        **({"problem": failed} if failed is not None and proxy is None else {}),
+    }
+
+
+def _under_way(ledger: Ledger) -> Facts | None:
+    view = ledger.unfinished
+    if view is None:
+        return None
+    return {"id": view.id, "phase": view.phase.value, "modules": [change.name for change in view.changes]}
+
+
+def _availability(ledger: Ledger, since: float, now: float) -> float:
+    """1 − pauses ÷ time, since this host started; a pause of one module counts as one of all."""
+    views = ledger.transactions.values()
+    paused_us = sum(view.pause_us for view in views if (view.ended_at or 0.0) >= since)
+    return max(0.0, 1.0 - paused_us / 1e6 / max(now - since, 1e-6))
+
+
+def _last(ledger: Ledger) -> Facts | None:
+    """The last change that went live: what, when, by which tags, and how to undo it."""
+    for view in reversed(list(ledger.transactions.values())):
+        if view.outcome == "committed":
+            undo = (
+                f"livetag rollback --txn {view.id}"
+                if all(c.before is not None for c in view.changes)
+                else None
+            )
+            changes = [words.change_text(change) for change in view.changes]
+            return {"id": view.id, "at": view.ended_at, "changes": changes, "by": view.trigger, "undo": undo}
+    return None
+
+
+def history(ledger: Ledger, module: str | None, limit: int) -> list[Facts]:
+    """The document of `livetag history --json`: newest first."""
+    views = [
+        v for v in ledger.transactions.values() if module is None or any(c.name == module for c in v.changes)
+    ]
+    return [_transaction(view) for view in sorted(views, key=lambda v: v.id, reverse=True) if view.outcome][
+        :limit
+    ]
+
+
+def _transaction(view: TransactionView) -> Facts:
+    return {
+        "id": view.id,
+        "at": view.ended_at if view.ended_at is not None else view.at,
+        "modules": [
+            {
+                "module": c.name,
+                "from": c.before.version if c.before is not None else None,
+                "to": c.after.version if c.after is not None else None,
+                "commit": c.after.commit_id if c.after is not None else None,
+            }
+            for c in view.changes
+        ],
+        "outcome": view.outcome,
+        "reason": view.reason,
+        "pause_us": view.pause_us,
+        "held_messages": view.held_messages,
+    }
+
+
+def plan(plan_: Plan, tag: str | None, said: Verdict | None) -> Facts:
+    """The document of `livetag plan --json`: steps, and checks each with `ok` and `why`."""
+    groups = [(kind, g) for kind in ("ready", "waiting", "refused") for g in getattr(plan_, kind)]
+    shown = [(kind, group) for kind, group in groups if tag is None or tag in group.tags]
+    document: Facts = {
+        "steps": [step for kind, group in shown for step in _steps(kind, group)],
+        "checks": [{"what": c.what, "ok": c.ok, "why": c.why} for _, group in shown for c in group.checks],
+    }
+    if tag is not None and not shown and said is not None:
+        document["tag"] = {"tag": tag, "verdict": said.word, "text": said.text}
+    return document
+
+
+def _steps(kind: str, group: Group) -> list[Facts]:
+    return [
+        {
+            "module": c.name,
+            "does": "add" if c.before is None else "remove" if c.after is None else "swap",
+            "from": c.before.version if c.before is not None else None,
+            "to": c.after.version if c.after is not None else None,
+            "by": " ".join(group.tags),
+            "is": kind,
+            "why": group.waits
+            if kind == "waiting"
+            else group.refused.reason
+            if group.refused is not None
+            else "",
+        }
+        for c in group.changes
+    ]
+
+
+def letter(dead: DeadLetter) -> Facts:
+    """One dead letter as `dead-letters list` shows it."""
+    return {
+        "id": dead.number,
+        "module": dead.module,
+        "type": dead.message.type,
+        "body": plain(dead.message.body),
+        "sender": dead.message.sender,
+        "again": dead.message.again,
+        "reason": dead.reason,
+        "at": dead.at,
+    }
+
+
+def plain(value: object) -> object:
+    """The value as JSON can say it; what is not plain data is shown by its repr, never refused."""
+    return msgspec.to_builtins(value, enc_hook=repr, str_keys=True)
+
+
+def part_of(state: object, path: str | None, name: str) -> object:
+    """A part of a state: `by_key.apples`, `routes.0`. Raises Refused naming the keys there are."""
+    value: Any = plain(state)
+    walked: list[str] = []
+    for key in path.split(".") if path else ():
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            has = (
+                ", ".join(sorted(map(str, value))[:20])
+                if isinstance(value, dict)
+                else f"a {type(value).__name__}"
+            )
+            raise Refused(
+                f"The state of {name} has no {'.'.join([*walked, key])!r}; there is: {has or 'nothing'}."
+            )
+        walked.append(key)
+    return value

@@ -1,0 +1,179 @@
+"""The host process: one deployment, its modules, its upgrader and its control socket, from start to stop (DESIGN §9)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from importlib import metadata
+
+from loguru import logger
+from packaging.utils import canonicalize_name
+
+from orchestrator.control.config import Deployment, load_config
+from orchestrator.control.lock import DeploymentInUse, only_host
+from orchestrator.control.operations import Operations
+from orchestrator.control.server import ControlServer, SocketTaken
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.clock import within
+from orchestrator.runtime.errors import QuiesceTimeout
+from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.errors import UpgradeError
+from orchestrator.upgrade.image import newest_id, take_image
+from orchestrator.upgrade.journal import Journal, ModuleImage
+from orchestrator.upgrade.plan import Environment
+from orchestrator.upgrade.records import HostStopped, ImageSaved
+from orchestrator.upgrade.recovery import bring_back, close_the_past
+from orchestrator.upgrade.repository import Describe, Repository
+from orchestrator.upgrade.trial import describe
+from orchestrator.upgrade.upgrader import Upgrader
+from repo_store.errors import StoreError
+from repo_store.manifest import HostConfig, TrialSection
+from repo_store.monitor import TagMonitor
+
+SWITCH_INTERVAL_S = 0.0005  # a saturated loop must not starve the journal's thread (DESIGN §8)
+STOP_S = 2.0  # for each module's stop()
+
+
+def run(deployment: Deployment) -> int:
+    """Run the host until SIGTERM, SIGINT or a stop command; returns the exit code: 0 stopped, 1 could not run.
+
+    Side effects: takes the deployment's lock, journal and socket. After `livetag restart` the process becomes a new host.
+    """
+    os.umask(0o077)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        with only_host(deployment.path / "host.lock"):
+            again = asyncio.run(_Host(deployment, load_config(deployment)).main())
+    except (DeploymentInUse, SocketTaken, UpgradeError, StoreError, OSError) as error:
+        logger.error("{}", error)
+        return 1
+    if again:
+        logger.info("starting again")
+        os.execv(sys.executable, [sys.executable, "-m", "livetag", "run", str(deployment.path)])  # noqa: S606
+    return 0
+
+
+class _Host:
+    """What one run of a host holds."""
+
+    def __init__(self, deployment: Deployment, config: HostConfig) -> None:
+        self._deployment = deployment
+        self._config = config
+        self._stop = asyncio.Event()
+        self._restart = False
+
+    async def main(self) -> bool:
+        """Start, serve, stop; True: start again."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        journal = Journal.open(self._deployment.journal, time.time)
+        try:
+            await self._serve(Book(journal))
+        finally:
+            await loop.run_in_executor(None, journal.close)
+        return self._restart
+
+    async def _serve(self, book: Book) -> None:
+        close_the_past(book, _version())
+        images = book.journal.load_images()
+        repository = Repository(
+            self._deployment.store, self._deployment.stage, _describer(self._config.trial)
+        )
+        await repository.open()
+        app = Application(first_message_id=newest_id(images) + 1)
+        recovered = await bring_back(app, book, repository, images, self._config.trial)
+        upgrader = Upgrader(app, repository, book, self._config, _environment(), kept=recovered.kept)
+        operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
+        server = ControlServer(self._deployment.socket, operations.table(), group=self._config.control.group)
+        await server.start()
+        running = asyncio.ensure_future(upgrader.run())
+        monitor = self._watch(upgrader)
+        logger.info("host {} serves {} modules from {}", os.getpid(), len(app.modules), self._deployment.path)
+        try:
+            await self._stop.wait()
+            logger.info("stopping: draining {} modules", len(app.modules))
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, monitor.stop)
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+            await server.close()
+            await self._save(app, book)
+            await upgrader.stop()
+            await repository.close()
+
+    def _watch(self, upgrader: Upgrader) -> TagMonitor:
+        """Look whenever the refs change. The monitor calls from a thread of its own."""
+        loop = asyncio.get_running_loop()
+
+        def changed(_before: object, _after: object) -> None:
+            with suppress(RuntimeError):  # the loop was closed: the host has stopped
+                loop.call_soon_threadsafe(upgrader.look)
+
+        monitor = TagMonitor(self._deployment.store, changed)
+        monitor.start()
+        return monitor
+
+    def _ask_to_stop(self, *, restart: bool) -> None:
+        self._restart = restart
+        self._stop.set()
+
+    async def _save(self, app: Application, book: Book) -> None:
+        """Bring every module to a boundary, save state and mailboxes, then let the modules stop."""
+        for proxy in app.modules.values():
+            proxy.stop_input()
+        await asyncio.gather(*(proxy.intakes.stop() for proxy in app.modules.values()))
+        clean, images = await self._quiet(app, book)
+        book.write_now(ImageSaved(tuple(sorted(image.name for image in images))), images)
+        for proxy in app.modules.values():
+            await proxy.close("the host stopped")
+        for proxy in app.modules.values():
+            if proxy.implementation is not None:
+                with suppress(TimeoutError):
+                    await within(app.clock, proxy.implementation.stop(), STOP_S)
+        book.write_now(HostStopped(clean))
+        logger.info("stopped: state and mailboxes of {} modules are saved", len(app.modules))
+
+    async def _quiet(self, app: Application, book: Book) -> tuple[bool, list[ModuleImage]]:
+        """The image at a moment between units; if none comes in time, the units under way are cut."""
+
+        def image(_quiesce: object) -> list[ModuleImage]:
+            return take_image(app, book.ledger.table)
+
+        quiesce = Quiesce(
+            app, list(app.modules.values()), image, drain_s=self._config.host.drain_s, patience_s=0.0
+        )
+        try:
+            return True, await quiesce.run()
+        except QuiesceTimeout as error:
+            logger.warning("the host stops without a clean boundary: {}", error)
+            for proxy in app.modules.values():
+                await proxy.close("the host stopped")
+            return False, take_image(app, book.ledger.table)
+
+
+def _describer(limits: TrialSection) -> Describe:
+    return lambda path, package, manifest: describe(path, package, manifest, limits)
+
+
+def _environment() -> Environment:
+    """What the host offers to `[requires]`: read once, as the process has it."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(canonicalize_name(name), distribution.version)
+    return Environment(".".join(map(str, sys.version_info[:3])), found)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("livetag")
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "0"

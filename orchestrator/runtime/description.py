@@ -1,0 +1,20 @@
+"""A version as data: what it handles, its timers, its state and steps. No I/O, no code of the version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What a plan can check without loading the code. `entry` is `module:Class`; schemas are JSON Schema."""
+
+    entry: str
+    handles: dict[str, dict[str, Any]]
+    subscribes: tuple[str, ...]
+    timers: dict[str, float]
+    intakes: tuple[str, ...]
+    state_version: int
+    state_schema: dict[str, Any]
+    migrations: tuple[tuple[int, int], ...]

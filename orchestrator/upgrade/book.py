@@ -1,0 +1,115 @@
+"""The book: the journal and the ledger that is folded from it, kept together.
+
+What the ledger says is always on disk: a record is applied once its ticket says that it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from repo_store.history import DeploymentEntry, ModuleChange
+
+from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
+from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
+from orchestrator.upgrade.records import Fact, Record
+
+
+class Book:
+    """Append facts; read what they amount to. The Log of the transactions (DESIGN §6, P5)."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.ledger: Ledger = fold(journal.records())
+        self._pending: list[Ticket] = []
+        self._history_seq = -1
+
+    async def write(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
+        """Record a fact; returns once it is on disk. Raises JournalFailed."""
+        ticket = self.append(fact, image)
+        record = await ticket.wait()
+        self._apply()
+        return record
+
+    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> _BookTicket:
+        """Queue a fact, in order; `flush`, `write` or the ticket's wait brings it to disk."""
+        ticket = self.journal.append(fact, image)
+        self._pending.append(ticket)
+        return _BookTicket(self, ticket)
+
+    def wake(self) -> None:
+        self.journal.wake()
+
+    async def flush(self) -> None:
+        """Return once all that was appended is on disk. Raises JournalFailed."""
+        if self._pending:
+            self.journal.wake()
+            await asyncio.gather(*(ticket.wait() for ticket in list(self._pending)))
+            self._apply()
+
+    def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
+        """As `write`, for the begin and the end of the host, when nothing else runs."""
+        ticket = self.journal.append(fact, image)
+        self._pending.append(ticket)
+        record = ticket.wait_blocking(30.0)
+        self._apply()
+        return record
+
+    def _apply(self) -> None:
+        while self._pending and self._pending[0].done:
+            self.ledger = self.ledger.apply(self._pending.pop(0).record)
+
+    # -- the history in Git, derived from the ledger -----------------------------------------------------------
+
+    def history(self) -> tuple[list[DeploymentEntry] | None, Mapping[str, str]]:
+        """The deployments so far and module → commit in service; None if Git has them already."""
+        ended = [view for view in self.ledger.transactions.values() if view.ended_seq is not None]
+        newest = max((view.ended_seq or 0 for view in ended), default=0)
+        if newest == self._history_seq:
+            return None, {}
+        entries = sorted((_entry(view) for view in ended), key=lambda entry: entry.seq)
+        return entries, {name: entry.commit_id for name, entry in self.ledger.table.items()}
+
+    def history_written(self) -> None:
+        views = self.ledger.transactions.values()
+        self._history_seq = max((view.ended_seq or 0 for view in views), default=0)
+
+
+class _BookTicket:
+    """A journal ticket whose wait also brings the ledger up to it."""
+
+    __slots__ = ("_book", "_ticket")
+
+    def __init__(self, book: Book, ticket: Ticket) -> None:
+        self._book = book
+        self._ticket = ticket
+
+    @property
+    def record(self) -> Record:
+        return self._ticket.record
+
+    async def wait(self) -> Record:
+        record = await self._ticket.wait()
+        self._book._apply()  # noqa: SLF001  # a ticket is half of the book
+        return record
+
+
+def _entry(view: TransactionView) -> DeploymentEntry:
+    modules = tuple(
+        ModuleChange(
+            change.name,
+            change.before.version if change.before is not None else None,
+            change.after.version if change.after is not None else None,
+            change.after.commit_id if change.after is not None else None,
+        )
+        for change in view.changes
+    )
+    return DeploymentEntry(
+        view.ended_seq or 0,
+        view.ended_at or view.at,
+        modules,
+        view.outcome or "",
+        view.reason,
+        view.pause_us,
+        view.held_messages,
+    )

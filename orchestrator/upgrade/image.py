@@ -1,0 +1,94 @@
+"""The image: state and mailboxes of all modules, saved at a clean stop and given back at the next start (DESIGN §6, P2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from loguru import logger
+
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.errors import StateInvalid
+from orchestrator.runtime.letters import DeadLetter
+from orchestrator.runtime.message import Message, decode_message, encode_message
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.upgrade.journal import ModuleImage
+from orchestrator.upgrade.participant import KeptState
+from orchestrator.upgrade.records import Entry
+
+LETTERS = "*dead-letters"  # no module can have this name
+
+
+class _StoredLetter(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+    module: str
+    message: bytes
+    reason: str
+    at: float
+
+
+def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage]:
+    """State and waiting messages of every module, and the dead letters. Empties the mailboxes.
+
+    A module whose state is not plain data is left out, loudly: its author broke DESIGN §5.
+    """
+    for proxy in app.modules.values():
+        proxy.let_all_out()
+    images = []
+    for name, proxy in app.modules.items():
+        try:
+            images.append(_module_image(proxy, table[name].package))
+        except (StateInvalid, KeyError) as error:
+            logger.bind(module=name).error("the state of {} was not saved: {}", name, error)
+    images.append(ModuleImage(LETTERS, "", 1, _encode_letters(app), ()))
+    return images
+
+
+def _module_image(proxy: ModuleProxy, package: str) -> ModuleImage:
+    implementation = proxy.implementation
+    if implementation is None:
+        raise StateInvalid("it has no implementation in service")
+    state = implementation.blueprint.codec.encode(implementation.state)
+    messages = []
+    for message in proxy.mailbox.drain():
+        try:
+            messages.append(encode_message(message))
+        except (TypeError, ValueError, OverflowError) as error:
+            reason = f"its body is not plain data, so it could not be kept over the stop: {error}"
+            proxy.app.letters.add(proxy.name, message, reason, proxy.app.clock.wall())
+    return ModuleImage(proxy.name, package, implementation.blueprint.state_version, state, tuple(messages))
+
+
+def _encode_letters(app: Application) -> bytes:
+    stored = []
+    for letter in app.letters:
+        try:
+            stored.append(
+                _StoredLetter(
+                    letter.number, letter.module, encode_message(letter.message), letter.reason, letter.at
+                )
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            logger.bind(module=letter.module).error(
+                "dead letter {} could not be kept: {}", letter.number, error
+            )
+    return msgspec.msgpack.encode(stored)
+
+
+def restore_letters(app: Application, image: ModuleImage) -> None:
+    """Give back the dead letters of the run before."""
+    stored = msgspec.msgpack.decode(image.state, type=list[_StoredLetter])
+    app.letters.restore(
+        DeadLetter(s.number, s.module, decode_message(s.message), s.reason, s.at) for s in stored
+    )
+
+
+def kept_state(image: ModuleImage) -> KeptState:
+    """What a module gets back."""
+    return KeptState(image.state_version, image.state, tuple(decode_message(m) for m in image.mailbox))
+
+
+def newest_id(images: Mapping[str, ModuleImage]) -> int:
+    """The highest message id that the images hold, so that new ones go on above it."""
+    found: list[Message] = [decode_message(m) for image in images.values() for m in image.mailbox]
+    return max((message.id for message in found), default=0)

@@ -1,0 +1,250 @@
+"""One module's part in a transaction: tried out, prepared, switched, undone or attached, and the old one retired.
+
+Everything that can fail comes before `attach` (DESIGN §7.5): after it nothing can raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from loguru import logger
+
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.clock import within
+from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.implementation import Implementation
+from orchestrator.runtime.loader import Loaded, author_line
+from orchestrator.runtime.message import Message
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
+from orchestrator.upgrade.errors import TrialFailed, VoteRefused
+from orchestrator.upgrade.records import Change
+from repo_store.manifest import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A version that was loaded: its blueprint, the names it occupies (None for a class in a test), its entry."""
+
+    blueprint: Blueprint
+    loaded: Loaded | None
+    entry: str
+
+
+class Source(Protocol):
+    """Where a version's code comes from: a staged release, or a class in a test."""
+
+    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+        """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed."""
+
+    async def load(self) -> Code:
+        """Load the version beside the others. Raises LoadFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What is to come into service: its code, limits, and its config with secrets resolved."""
+
+    source: Source
+    limits: Limits
+    config: Mapping[str, Any]  # Any: the composition's own values
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """State (and messages) that wait for a module from an earlier run: state version, msgpack bytes, messages."""
+
+    state_version: int
+    state: bytes
+    messages: tuple[Message, ...] = ()
+
+
+class Participant:
+    """A module that a transaction swaps, adds or removes."""
+
+    def __init__(
+        self, app: Application, change: Change, incoming: Incoming | None, kept: KeptState | None = None
+    ) -> None:
+        self.app = app
+        self.change = change
+        self.name = change.name
+        self.incoming = incoming
+        self.limits = incoming.limits if incoming is not None else Limits()
+        self._kept = kept
+        self.proxy = app.modules.get(change.name) or ModuleProxy(
+            app, change.name, self.limits.mailbox_messages
+        )
+        self.old = self.proxy.implementation
+        self.new: Implementation | None = None
+        self._chain: list[Step] = []
+        self._state: object = None
+        self._handed: dict[str, Any] | None = None
+
+    # -- while the old version serves; may fail ----------------------------------------------------------------
+
+    async def try_out(self) -> None:
+        """Let the new version run in its trial child. Raises TrialFailed."""
+        if self.incoming is not None:
+            await self.incoming.source.try_out(self._state_copy())
+
+    def _state_copy(self) -> tuple[int, bytes] | None:
+        if self.old is not None:
+            after, live = self.change.after, self.old.blueprint.state_version
+            if after is not None and live > after.state_version:
+                return None  # the steps down are in the version that leaves; the trial has only the one that comes
+            return live, PLAIN_STATE.encode(self.old.state)
+        return None if self._kept is None else (self._kept.state_version, self._kept.state)
+
+    async def prepare(self) -> None:
+        """Load the new version beside the old one, construct it, find its migrations, and let it prepare.
+
+        Raises VoteRefused; what was loaded is unloaded by `retire`.
+        """
+        if self.incoming is None or self.change.after is None:
+            return
+        try:
+            await within(self.app.clock, self._prepare(self.incoming), self.limits.load_s)
+        except TimeoutError:
+            raise VoteRefused(
+                f"load and prepare() did not end within limits.load_s = {self.limits.load_s:g} s"
+            ) from None
+        except ModuleError as error:
+            raise VoteRefused(str(error)) from None
+
+    async def _prepare(self, incoming: Incoming) -> None:
+        code = await incoming.source.load()
+        after = self.change.after
+        version = after.version if after is not None else ""
+        self.new = Implementation(
+            code.blueprint,
+            name=self.name,
+            version=version,
+            config=incoming.config,
+            loaded=code.loaded,
+            entry=code.entry,
+        )
+        self._chain = self._find_chain(code.blueprint)
+        if self.old is not None and not self._chain and self._type_changed(code.blueprint):
+            self.new.check(self.old.state)
+        try:
+            await self.new.instance.prepare()
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # SystemExit in prepare() is a vote no, not the host's end
+            raise VoteRefused(_author_failed("prepare()", error, self.new)) from None
+
+    def _find_chain(self, blueprint: Blueprint) -> list[Step]:
+        """The steps from the state there is to the new version; steps down live in the version that leaves."""
+        if self.old is not None:
+            start, leaving = self.old.blueprint.state_version, self.old.blueprint.steps
+        elif self._kept is not None:
+            start, leaving = self._kept.state_version, {}
+        else:
+            return []
+        return find_chain({**leaving, **blueprint.steps}, start, blueprint.state_version)
+
+    def _type_changed(self, blueprint: Blueprint) -> bool:
+        """Does the type differ though the version does not? Only then a state has to be walked for a check."""
+        return self.old is not None and _schema(blueprint) != _schema(self.old.blueprint)
+
+    # -- in the switch: synchronous, no I/O; may fail until `attach` -------------------------------------------
+
+    def hand_over(self) -> None:
+        """Take the live resources from the old version."""
+        if self.old is not None:
+            self._handed = self.old.instance.hand_over()
+
+    def migrate(self) -> None:
+        """Make the state ready: by reference if its version is the same, else a migrated copy."""
+        if self.new is None:
+            return
+        if self.old is not None:
+            state = self.old.state
+            self._state = migrate(state, self._chain, self.new.blueprint.codec) if self._chain else state
+        elif self._kept is not None:
+            state = PLAIN_STATE.decode(self._kept.state)
+            self._state = migrate(state, self._chain, self.new.blueprint.codec)
+        else:
+            self._state = self.new.first_state()
+
+    def take_over(self) -> None:
+        """Give the resources to the new version."""
+        if self.new is not None:
+            self.new.instance.take_over(dict(self._handed or {}))
+
+    def undo(self) -> None:
+        """Give back what was handed over; the old version's own state was never touched. Never raises."""
+        handed, self._handed = self._handed, None
+        if self.old is not None and handed is not None:
+            try:
+                self.old.instance.take_over(handed)
+            except Exception as error:  # noqa: BLE001  # the old one serves on, with what it has
+                where = author_line(error, self.old.loaded)
+                logger.bind(module=self.name).error(
+                    "{} {} raised {!r} ({}) when it took back its resources",
+                    self.name,
+                    self.old.version,
+                    error,
+                    where,
+                )
+
+    def attach(self) -> None:
+        """The new version is in service. Cannot raise: the decision has been made."""
+        if self.new is not None:
+            self.proxy.serve(self.new, self._state)
+            self.proxy.mailbox.limit = self.limits.mailbox_messages
+            if self._kept is not None:
+                for message in self._kept.messages:
+                    self.proxy.mailbox.put_over_limit(message)
+
+    # -- after the decision -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Let a new module work, and one that was swapped run its timers and intakes; end one that was removed."""
+        if self.new is not None:
+            self.proxy.start()
+        else:
+            self.proxy.bury_waiting("it was removed")
+            await self.proxy.close("it was removed")
+
+    async def retire(self, *, committed: bool) -> None:
+        """Stop and unload the version that does not serve: the old one after a commit, else the new one."""
+        leaving = self.old if committed else self.new
+        self.old = self.new = None
+        self._state, self._handed, self._chain = None, None, []
+        if leaving is None:
+            return
+        try:
+            await within(self.app.clock, leaving.stop(), self.limits.load_s)
+        except TimeoutError:
+            logger.bind(module=self.name).warning(
+                "stop() of {} {} did not end within {:g} s", self.name, leaving.version, self.limits.load_s
+            )
+        if leaving.loaded is not None:
+            leaving.loaded.unload()
+
+
+def switch_failure(participant: Participant, step: str, error: BaseException) -> VoteRefused:
+    """An error of author code in the switch, as a sentence."""
+    implementation = participant.old if step == "hand_over()" else participant.new
+    return VoteRefused(_author_failed(step, error, implementation))
+
+
+def _author_failed(step: str, error: BaseException, implementation: Implementation | None) -> str:
+    loaded = implementation.loaded if implementation is not None else None
+    if isinstance(error, (ModuleError, TrialFailed)):
+        return f"{step}: {error}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{step} raised {text} ({author_line(error, loaded)})"
+
+
+def _schema(blueprint: Blueprint) -> object:
+    try:
+        return msgspec.json.schema(blueprint.codec.type)
+    except TypeError:
+        return object()  # no schema to compare: the state is checked

@@ -1,0 +1,115 @@
+"""The start of a host: what the journal's last records say is what comes back (DESIGN §7).
+
+COMMITTED is the only decision: a transaction without it never happened. Doing this twice gives the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from loguru import logger
+
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.errors import ModuleError
+from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.errors import UpgradeError
+from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
+from orchestrator.upgrade.journal import ModuleImage
+from orchestrator.upgrade.participant import KeptState, Participant
+from orchestrator.upgrade.records import Change, Entry, HostStarted, ImageUsed, Quarantined, RolledBack
+from orchestrator.upgrade.repository import Repository
+from orchestrator.upgrade.source import incoming_release
+from orchestrator.upgrade.transaction import next_wiring
+from repo_store.errors import StoreError
+from repo_store.manifest import TrialSection
+
+DEATHS_MAX = 2  # the second death of the host in a release's hands quarantines it
+
+
+def close_the_past(book: Book, version: str) -> None:
+    """Record the start, roll back what a death left unfinished, quarantine what killed the host twice.
+
+    Before any module code is loaded, so that a release that kills the host at import is counted too.
+    """
+    died = book.ledger.running
+    book.write_now(HostStarted(os.getpid(), version))
+    unfinished = book.ledger.unfinished
+    if unfinished is not None:
+        reason = "the host died before the transaction was committed"
+        book.write_now(RolledBack(unfinished.id, reason, "died"))
+        logger.warning("transaction {} was under way when the host died: rolled back", unfinished.id)
+    elif died:
+        logger.warning(
+            "the host before this one died; in-memory state of its modules starts anew (DESIGN §6, P2)"
+        )
+    for (package, commit_id), deaths in book.ledger.deaths.items():
+        if deaths >= DEATHS_MAX and (package, commit_id) not in book.ledger.quarantine:
+            reason = f"the host died {deaths} times while this release was coming into service"
+            book.write_now(Quarantined(package, commit_id, _tag_of(book, package, commit_id), reason))
+
+
+def _tag_of(book: Book, package: str, commit_id: str) -> str:
+    names = [
+        n for n, pin in book.ledger.tags.items() if pin.commit_id == commit_id and n.startswith(f"{package}/")
+    ]
+    return max(names, default="")
+
+
+class Recovered:
+    """What came back: modules that could not, with the reason, and the state that still waits for them."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        self.kept: dict[str, KeptState] = {}
+
+
+async def bring_back(
+    app: Application,
+    book: Book,
+    repository: Repository,
+    images: Mapping[str, ModuleImage],
+    trial: TrialSection,
+) -> Recovered:
+    """Load every module of the table, give it its image, and start them all together.
+
+    A module that cannot be loaded stays out, with the reason; the others serve.
+    """
+    recovered = Recovered()
+    if LETTERS in images:
+        restore_letters(app, images[LETTERS])
+    ready: list[Participant] = []
+    for name, entry in sorted(book.ledger.table.items()):
+        kept = kept_state(images[name]) if name in images else None
+        try:
+            ready.append(await _ready(app, repository, entry, kept, trial))
+        except (UpgradeError, ModuleError, StoreError) as error:
+            recovered.failed[name] = str(error)
+            if kept is not None:
+                recovered.kept[name] = kept
+            logger.bind(module=name).error("{} {} did not come back: {}", name, entry.version, error)
+    app.rewire(next_wiring(app, ready))
+    for participant in ready:
+        participant.attach()
+    used = tuple(sorted({p.name for p in ready if p.name in images} | ({LETTERS} & set(images))))
+    if used:
+        # Marked used before the first message is handled: a death after it must not handle one twice.
+        await book.write(ImageUsed(used))
+    for participant in ready:
+        await participant.start()
+    return recovered
+
+
+async def _ready(
+    app: Application, repository: Repository, entry: Entry, kept: KeptState | None, trial: TrialSection
+) -> Participant:
+    folder, manifest = await repository.staged(entry)
+    incoming = incoming_release(folder, entry, manifest, trial)
+    participant = Participant(app, Change(entry.name, None, entry), incoming, kept)
+    await participant.prepare()
+    try:
+        participant.migrate()
+        participant.take_over()
+    except Exception as error:
+        raise UpgradeError(f"its state or take_over() failed: {type(error).__name__}: {error}") from error
+    return participant

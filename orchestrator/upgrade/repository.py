@@ -1,0 +1,127 @@
+"""The version repository as the upgrader sees it: store, stage and history, all on one thread of their own.
+
+GitPython is not safe to share between threads (DESIGN §8), and no Git command may run on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from repo_store.history import DeploymentEntry, History
+
+from orchestrator.runtime.description import Description
+from orchestrator.upgrade.plan import Candidate, Problem, Wish
+from orchestrator.upgrade.records import Entry
+from repo_store.errors import ReleaseInvalid, StoreError
+from repo_store.inspect import inspect_release
+from repo_store.manifest import AppManifest, ModuleManifest
+from repo_store.refs import RefChange
+from repo_store.release import RefMap, Release, Tag, TagRef
+from repo_store.staging import Stage
+from repo_store.store import RepoStore
+
+T = TypeVar("T")
+Describe = Callable[[Path, str, ModuleManifest], bytes]
+
+
+class Repository:
+    """Asks Git and the stage, one question at a time. Every method may raise StoreError."""
+
+    def __init__(self, store: Path, stage: Path, describe: Describe) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="livetag-git")
+        self._store_path = store
+        self._stage_path = stage
+        self._describe = describe
+
+    async def open(self) -> None:
+        """Open the store on its thread. Raises StoreError."""
+
+        def open_store() -> tuple[RepoStore, Stage]:
+            store = RepoStore.open(self._store_path)
+            return store, Stage(self._stage_path, store, self._describe)
+
+        self._store, self._stage = await self._run(open_store)
+
+    async def close(self) -> None:
+        await self._run(self._store.close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def refs(self) -> RefMap:
+        """Every tag inside the grammar and where it points now."""
+        return await self._run(self._store.refs)
+
+    async def app(self, ref: TagRef) -> AppManifest:
+        """The composition that an `app/` tag releases."""
+        return await self._run(lambda: self._store.app_manifest(ref.commit_id or ""))
+
+    async def candidates(
+        self, wishes: Iterable[Wish], refs: RefMap, table: Mapping[str, Entry]
+    ) -> dict[str, Candidate]:
+        """Wishes with their releases, staged unless they are in service already; never raises for a bad release."""
+        found = {}
+        for wish in wishes:
+            found[wish.name] = await self._run(
+                lambda wish=wish: self._candidate(wish, refs, table.get(wish.name))
+            )  # type: ignore[misc]
+        return found
+
+    def _candidate(self, wish: Wish, refs: RefMap, live: Entry | None) -> Candidate:
+        release: Release | None = None
+        try:
+            release = self._store.release(wish.ref, refs, wish.package)
+            if live is not None and _in_service(live, wish, release):
+                return Candidate(wish, release)
+            inspect_release(self._store, release.commit_id, wish.package)
+            staged = self._stage.stage(release)
+        except ReleaseInvalid as error:
+            return Candidate(wish, release, problem=Problem(str(error), "release"))
+        except (StoreError, OSError) as error:
+            return Candidate(wish, release, problem=Problem(str(error), "moment"))
+        description = msgspec.json.decode(staged.description, type=Description)
+        return Candidate(wish, release, staged.manifest, description, staged.path)
+
+    async def staged(self, entry: Entry) -> tuple[Path, ModuleManifest]:
+        """The stage folder of a release in the table, staged again from its commit if it is gone."""
+        release = Release(
+            entry.package, entry.version, entry.tag, entry.commit_id, entry.tree_id, entry.tag_object_id
+        )
+        staged = await self._run(lambda: self._stage.stage(release))
+        return staged.path, staged.manifest
+
+    async def keep(self, commit_ids: Collection[str]) -> None:
+        """Hold commits against `git gc`, before a plan that needs them is journaled (DESIGN §4)."""
+        await self._run(lambda: self._store.keep(*commit_ids))
+
+    async def record_history(self, entries: Sequence[DeploymentEntry], live: Mapping[str, str]) -> None:
+        """Bring `deployments` and `refs/live/*` up to what the journal says."""
+        await self._run(lambda: History(self._store).record(entries, live))
+
+    async def write_tags(self, tags: Mapping[Tag, str], message: str, who: str) -> dict[Tag, TagRef]:
+        """Write annotated tags (tag → commit id), all or none. Raises RefChanged if one exists."""
+
+        def write() -> dict[Tag, TagRef]:
+            written = {tag: self._store.annotate(tag, commit, message, who) for tag, commit in tags.items()}
+            self._store.update_refs(
+                [RefChange(tag.ref, new, None) for tag, new in written.items()], "rollback"
+            )
+            return {tag: TagRef(tag, written[tag], commit) for tag, commit in tags.items()}
+
+        return await self._run(write)
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove leftovers and trees that no release needs any more from the stage."""
+        await self._run(lambda: self._stage.sweep(keep))
+
+
+def _in_service(live: Entry, wish: Wish, release: Release) -> bool:
+    """Nothing would be swapped, so nothing has to be staged (DESIGN §4, "in service means")."""
+    same_code = (live.tree_id, live.package) == (release.tree_id, wish.package)
+    return same_code and (live.config, live.also) == (dict(wish.config), wish.also)

@@ -1,0 +1,175 @@
+"""Rollback of a transaction, worked out as data: which tags on which commits, what is quarantined (DESIGN §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.upgrade.errors import UpgradeError
+from orchestrator.upgrade.ledger import Ledger, TransactionView
+from orchestrator.upgrade.plan import Key
+from orchestrator.upgrade.records import Change, Entry
+from repo_store.release import RefMap, Tag, Version
+
+
+class RollbackRefused(UpgradeError):
+    """There is nothing to go back to; the message says why and what can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One package: from the release in service to the target, by a new tag on the target's commit."""
+
+    modules: tuple[str, ...]
+    package: str
+    from_version: str
+    to_version: str
+    commit_id: str
+    tag: Tag
+    state_from: int
+    state_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """What a rollback would do: the transaction it takes back, its steps, the commits it quarantines."""
+
+    txn: int
+    steps: tuple[Step, ...]
+    quarantine: tuple[Key, ...]
+
+
+def plan_rollback(
+    ledger: Ledger,
+    refs: RefMap,
+    *,
+    module: str | None = None,
+    txn: int | None = None,
+    only: bool = False,
+    to: str | None = None,
+) -> Rollback:
+    """Work out a rollback. Raises RollbackRefused."""
+    view = _transaction(ledger, module, txn)
+    changes = [c for c in view.changes if not only or c.name == module]
+    if only and module is None:
+        raise RollbackRefused("--only needs a module: livetag rollback MODULE --only.")
+    if to is not None and len({c.after.package for c in changes if c.after is not None}) != 1:
+        raise RollbackRefused("--to names the version of one package; name the module and add --only.")
+    steps: dict[str, Step] = {}
+    for change in changes:
+        live = ledger.table.get(change.name)
+        if live is None:
+            continue
+        step = _step(change, live, refs, to)
+        if step.package in steps:
+            step = _joined(steps[step.package], step)
+        steps[step.package] = step
+    if not steps:
+        raise RollbackRefused(f"Transaction {view.id} left nothing in service that could go back.")
+    leaving = {(e.package, e.commit_id) for c in changes if (e := ledger.table.get(c.name)) is not None}
+    targets = {(s.package, s.commit_id) for s in steps.values()}
+    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)))
+
+
+def _transaction(ledger: Ledger, module: str | None, txn: int | None) -> TransactionView:
+    if txn is not None:
+        view = ledger.transactions.get(txn)
+        if view is None or view.outcome not in {"committed", "reverted"}:
+            raise RollbackRefused(f"Transaction {txn} did not go live; livetag history shows those that did.")
+        if module is not None and not any(c.name == module for c in view.changes):
+            raise RollbackRefused(
+                f"Transaction {txn} did not touch {module}; livetag history {module} shows what did."
+            )
+        return view
+    for view in reversed(list(ledger.transactions.values())):
+        if view.outcome == "committed" and (module is None or any(c.name == module for c in view.changes)):
+            return view
+    what = f"No transaction with {module}" if module is not None else "No transaction"
+    raise RollbackRefused(f"{what} went live yet, so there is nothing to roll back.")
+
+
+def _step(change: Change, live: Entry, refs: RefMap, to: str | None) -> Step:
+    if to is not None:
+        commit_id, version, state = *_version_commit(live.package, to, refs), None
+    else:
+        before = change.before
+        if before is None:
+            raise RollbackRefused(
+                f"{change.name} was added by that transaction; there is no version before it. "
+                f"Name one with --to, or take the module out of app.toml."
+            )
+        commit_id, version, state = before.commit_id, before.version, before.state_version
+    if commit_id == live.commit_id:
+        raise RollbackRefused(
+            f"{live.package} {live.version} is in service from that commit already; nothing to do."
+        )
+    return Step(
+        (change.name,),
+        live.package,
+        live.version,
+        version,
+        commit_id,
+        _free_tag(live.package, refs),
+        live.state_version,
+        state,
+    )
+
+
+def _version_commit(package: str, version: str, refs: RefMap) -> tuple[str, str]:
+    ref = refs.get(f"{package}/v{version.removeprefix('v')}")
+    if ref is None or ref.commit_id is None:
+        known = ", ".join(sorted(name for name in refs if name.startswith(f"{package}/")))
+        raise RollbackRefused(f"There is no tag {package}/v{version}. Tags of {package}: {known or 'none'}.")
+    return ref.commit_id, str(ref.tag.version)
+
+
+def _free_tag(package: str, refs: RefMap) -> Tag:
+    """The next patch above the highest version of the package, so that it is what every host selects."""
+    versions = [ref.tag.version for ref in refs.values() if ref.tag.package == package]
+    return Tag(package, max(versions, default=Version(0, 0, 0)).next_patch())
+
+
+def _joined(first: Step, second: Step) -> Step:
+    if first.commit_id != second.commit_id:
+        raise RollbackRefused(
+            f"The modules {first.modules[0]} and {second.modules[0]} are made from one package, {first.package}, and would "
+            "go back to different commits. Name the version with --to."
+        )
+    return Step((*first.modules, *second.modules), *_rest(first))
+
+
+def _rest(step: Step) -> tuple[str, str, str, str, Tag, int, int | None]:
+    return (
+        step.package,
+        step.from_version,
+        step.to_version,
+        step.commit_id,
+        step.tag,
+        step.state_from,
+        step.state_to,
+    )
+
+
+def shown(rollback: Rollback) -> Mapping[str, object]:
+    """The preview as plain data."""
+    return {
+        "txn": rollback.txn,
+        "steps": [
+            {
+                "modules": list(step.modules),
+                "from": step.from_version,
+                "to": step.to_version,
+                "commit": step.commit_id,
+                "tag": step.tag.name,
+                "state": _state_text(step),
+            }
+            for step in rollback.steps
+        ],
+        "quarantine": [f"{package} {commit[:12]}" for package, commit in rollback.quarantine],
+    }
+
+
+def _state_text(step: Step) -> str:
+    if step.state_to is None or step.state_to == step.state_from:
+        return "kept as it is"
+    return f"kept, migrated {step.state_from}→{step.state_to}"

@@ -1,0 +1,95 @@
+"""Where a version's code comes from: a staged release, tried in a child process and loaded beside the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.runtime.loader import Loaded, load_blueprint
+from orchestrator.upgrade.errors import VoteRefused
+from orchestrator.upgrade.participant import Code, Incoming
+from orchestrator.upgrade.records import Entry
+from orchestrator.upgrade.trial import trial
+from orchestrator.upgrade.trial_worker import Rehearsal
+from repo_store.manifest import ModuleManifest, TrialSection
+
+
+class StagedSource:
+    """A release in its stage folder: one folder per importable top-level package."""
+
+    def __init__(
+        self,
+        folder: Path,
+        entry: Entry,
+        manifest: ModuleManifest,
+        config: Mapping[str, Any],
+        limits: TrialSection,
+    ) -> None:
+        self._folder = folder
+        self._entry = entry
+        self._manifest = manifest
+        self._config = config
+        self._limits = limits
+
+    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+        """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
+        version, data = state if state is not None else (1, None)
+        rehearsal = Rehearsal(self._entry.name, self._entry.version, dict(self._config), data, version)
+        await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
+
+    async def load(self) -> Code:
+        """Import beside the other versions, in a thread: staging has byte-compiled it. Raises LoadFailed."""
+        tops = [self._entry.package, *(folder.rpartition("/")[2] for folder in self._manifest.shared)]
+        loaded = Loaded(self._folder, tops, self._entry.tree_id)
+        loop = asyncio.get_running_loop()
+        blueprint, entry = await loop.run_in_executor(
+            None, load_blueprint, loaded, self._entry.package, self._manifest.entry
+        )
+        return Code(blueprint, loaded, entry)
+
+
+def incoming_release(
+    folder: Path, entry: Entry, manifest: ModuleManifest, trial_limits: TrialSection
+) -> Incoming:
+    """What a staged release brings into service. Raises VoteRefused if its config names what the host does not have."""
+    config = resolve_config(entry.config)
+    return Incoming(StagedSource(folder, entry, manifest, config, trial_limits), manifest.limits, config)
+
+
+def resolve_config(config: Mapping[str, object]) -> dict[str, Any]:
+    """The config with `{ env = NAME }` and `{ file = PATH }` replaced by what the host has there (DESIGN §4)."""
+    return {key: _resolve(value, key) for key, value in config.items()}
+
+
+def _resolve(value: object, where: str) -> object:
+    if isinstance(value, Mapping):
+        if set(value) == {"env"}:
+            return _from_env(str(value["env"]), where)
+        if set(value) == {"file"}:
+            return _from_file(Path(str(value["file"])), where)
+        return {key: _resolve(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_resolve(item, where) for item in value]
+    return value
+
+
+def _from_env(name: str, where: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise VoteRefused(
+            f"config {where} comes from the environment variable {name}, "
+            "which this host does not have. Set it and restart the host"
+        ) from None
+
+
+def _from_file(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VoteRefused(
+            f"config {where} comes from the file {path}, which cannot be read: {error}"
+        ) from None

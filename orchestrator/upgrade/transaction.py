@@ -1,0 +1,276 @@
+"""The upgrade transaction: two-phase commit over the modules that change together (DESIGN §7).
+
+It reads like the protocol. COMMITTED is the only decision; every failure before it leaves the old versions serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from loguru import logger
+
+from orchestrator.runtime.application import Application, Wiring
+from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout
+from orchestrator.runtime.events import Subscription
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
+from orchestrator.upgrade.alarm import interrupt_after
+from orchestrator.upgrade.errors import (
+    Fault,
+    JournalFailed,
+    PauseExceeded,
+    TrialFailed,
+    UpgradeError,
+    VoteRefused,
+)
+from orchestrator.upgrade.participant import Participant, switch_failure
+from orchestrator.upgrade.phases import Phase
+from orchestrator.upgrade.records import Committed, Confirmed, Fact, Planned, Prepared, Record, RolledBack
+
+INTERRUPT_AFTER_BUDGETS = 2.0  # author code that still runs at this many pause budgets is interrupted
+
+
+class Ticket(Protocol):
+    """A record on its way to the disk."""
+
+    @property
+    def record(self) -> Record: ...
+    async def wait(self) -> Record: ...
+
+
+class Log(Protocol):
+    """Where the transaction's facts go: the journal, or memory in a test."""
+
+    async def write(self, fact: Fact, /) -> Record: ...
+    def append(self, fact: Fact, /) -> Ticket: ...
+    def wake(self) -> None: ...
+
+
+Report = Callable[[Phase, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a transaction ended. `fault` says whose failure it was; pause in microseconds."""
+
+    txn: int
+    result: Literal["committed", "rolled_back", "in_doubt"]
+    reason: str = ""
+    fault: Fault | None = None
+    pause: Pause = Pause(0.0, 0)  # noqa: RUF009  # a frozen value
+
+
+class UpgradeTransaction:
+    """One atomic change of the release table."""
+
+    def __init__(
+        self,
+        app: Application,
+        planned: Planned,
+        participants: Sequence[Participant],
+        log: Log,
+        *,
+        report: Report = lambda _phase, _text: None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._app = app
+        self._planned = planned
+        self._txn = planned.txn
+        self._participants = sorted(participants, key=lambda p: p.name)
+        self._log = log
+        self._report = report
+        self._patience_s = patience_s
+        self._wiring: Wiring | None = None
+        self._committed: Ticket | None = None
+        self._quiesce: Quiesce[None] | None = None
+
+    async def run(self) -> Outcome:
+        """Carry the change out, or leave everything as it was; every wait has a deadline.
+
+        Cancelling it before the switch rolls back; in either case the outcome is returned, not CancelledError.
+        Raises JournalFailed if not even the beginning could be recorded; nothing was touched then.
+        """
+        await self._log.write(self._planned)
+        self._report(Phase.PLANNED, "planned")
+        try:
+            await self._collect_votes()
+            await self._log.write(Prepared(self._txn))
+            self._report(Phase.PREPARED, "prepared: loaded beside the versions in service")
+            await self._switch_between_units()
+        except asyncio.CancelledError:
+            if self._committed is None:  # else the switch was done in this very turn: the decision stands
+                return await self._roll_back("the host is stopping", "moment")
+        except (UpgradeError, ModuleError) as error:
+            return await self._roll_back(str(error), _fault_of(error))
+        return await self._commit()
+
+    # -- phase one: votes --------------------------------------------------------------------------------------
+
+    async def _collect_votes(self) -> None:
+        for participant in self._participants:
+            with _said_of(participant):
+                await participant.try_out()
+        self._report(Phase.PLANNED, "tried out in a child process")
+        for participant in self._participants:
+            with _said_of(participant):
+                await participant.prepare()
+        self._wiring = next_wiring(self._app, self._participants)
+
+    # -- the switch --------------------------------------------------------------------------------------------
+
+    async def _switch_between_units(self) -> None:
+        self._quiesce = Quiesce(
+            self._app,
+            [p.proxy for p in self._participants],
+            self._switch,
+            drain_s=min(p.limits.drain_s for p in self._participants),
+            patience_s=self._patience_s,
+        )
+        await self._quiesce.run()
+
+    def _switch(self, quiesce: Quiesce[None]) -> None:
+        """In memory, no I/O. Up to the appended COMMITTED all can fail and is undone; after it nothing can raise."""
+        budget_ms = min(p.limits.pause_ms for p in self._participants)
+        wiring = self._wiring
+        assert wiring is not None  # noqa: S101  # phase one made it
+        try:
+            with interrupt_after(budget_ms * INTERRUPT_AFTER_BUDGETS / 1000):
+                self._run_author_code()
+            paused_ms = quiesce.paused_s * 1000
+            if paused_ms > budget_ms:
+                raise PauseExceeded(
+                    f"the switch took {paused_ms:.1f} ms, over limits.pause_ms = {budget_ms:g}"
+                )
+            held = sum(len(p.proxy.mailbox) for p in self._participants)
+            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held))
+        except BaseException as error:
+            for participant in reversed(self._participants):
+                participant.undo()
+            if isinstance(error, Overrun):
+                raise VoteRefused(
+                    f"author code in the switch was {error}; limits.pause_ms = {budget_ms:g}. "
+                    "hand_over(), take_over() and migrations must be quick and do no I/O"
+                ) from None
+            raise
+        self._committed = committed
+        for participant in self._participants:
+            participant.attach()
+        self._app.rewire(wiring)
+
+    def _run_author_code(self) -> None:
+        for step, name in (
+            ("hand_over", "hand_over()"),
+            ("migrate", "migration"),
+            ("take_over", "take_over()"),
+        ):
+            for participant in self._participants:
+                try:
+                    getattr(participant, step)()
+                except Overrun:
+                    raise
+                except BaseException as error:  # noqa: BLE001  # SystemExit in take_over() is a no, not the host's end
+                    failure = switch_failure(participant, name, error)
+                    raise VoteRefused(f"{participant.name}: {failure}") from None
+
+    # -- phase two: the decision -------------------------------------------------------------------------------
+
+    async def _commit(self) -> Outcome:
+        """The mailboxes are open again; now the decision reaches the disk, and only then it is told."""
+        assert self._committed is not None and self._quiesce is not None  # noqa: S101, PT018  # the switch set both
+        pause = self._quiesce.pause
+        for participant in self._participants:
+            await participant.start()
+        self._log.wake()
+        try:
+            await self._committed.wait()
+        except JournalFailed as error:
+            return Outcome(self._txn, "in_doubt", str(error), None, pause)
+        self._report(
+            Phase.COMMITTED,
+            f"committed: pause {pause.pause_us:.0f} µs, {pause.held_messages} messages waited",
+        )
+        with suppress(JournalFailed):  # a restart finds it unconfirmed, which is no harm
+            await self._log.write(Confirmed(self._txn, "probation is not asked for"))
+        return Outcome(self._txn, "committed", "", None, pause)
+
+    async def _roll_back(self, reason: str, fault: Fault) -> Outcome:
+        pause = self._quiesce.pause if self._quiesce is not None else Pause(0.0, 0)
+        logger.info("transaction {} rolled back: {}", self._txn, reason)
+        with suppress(
+            JournalFailed
+        ):  # recovery writes it at the next start: without COMMITTED it never happened
+            await self._log.write(RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages))
+        self._report(Phase.ROLLED_BACK, f"rolled back: {reason}")
+        return Outcome(self._txn, "rolled_back", reason, fault, pause)
+
+    async def retire(self, outcome: Outcome) -> None:
+        """Stop and unload what does not serve. After the outcome was told: nobody waits for it."""
+        for participant in self._participants:
+            await participant.retire(committed=outcome.result != "rolled_back")
+
+
+class _said_of:  # noqa: N801  # reads as a phrase in a with statement
+    """Puts the module's name before what a participant says when it refuses."""
+
+    def __init__(self, participant: Participant) -> None:
+        self._name = participant.name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TrialFailed):
+            raise TrialFailed(error.step, f"{self._name}: {error.message}", error.fault) from None
+        if isinstance(error, VoteRefused):
+            raise VoteRefused(f"{self._name}: {error}") from None
+
+
+def _fault_of(error: Exception) -> Fault:
+    """Is it the release's fault (quarantine), or the moment's (try again)? Source: DESIGN §4."""
+    if isinstance(error, TrialFailed):
+        return error.fault
+    moment = (QuiesceTimeout, PauseExceeded, JournalFailed)
+    return "moment" if isinstance(error, moment) else "release"
+
+
+def next_wiring(app: Application, participants: Sequence[Participant]) -> Wiring:
+    """Modules, names and subscriptions as they are after the switch.
+
+    Raises VoteRefused if two modules want one name.
+    """
+    modules: dict[str, ModuleProxy] = dict(app.modules)
+    also: dict[str, tuple[str, ...]] = {name: proxy.also for name, proxy in modules.items()}
+    patterns: dict[str, Sequence[str]] = {
+        name: proxy.implementation.blueprint.subscriptions
+        for name, proxy in modules.items()
+        if proxy.implementation is not None
+    }
+    for participant in participants:
+        name, after = participant.name, participant.change.after
+        for table in (modules, also, patterns):
+            table.pop(name, None)
+        if after is not None and participant.new is not None:
+            modules[name] = participant.proxy
+            also[name] = after.also
+            patterns[name] = participant.new.blueprint.subscriptions
+    names = _names(modules, also)
+    subscriptions = [
+        Subscription(pattern, modules[name]) for name in modules for pattern in patterns.get(name, ())
+    ]
+    return Wiring(modules, names, subscriptions, also)
+
+
+def _names(modules: Mapping[str, ModuleProxy], also: Mapping[str, tuple[str, ...]]) -> dict[str, ModuleProxy]:
+    names = dict(modules)
+    for module, more in also.items():
+        for name in more:
+            if name in names:
+                raise VoteRefused(
+                    f"the name {name!r} would stand for {names[name].name} and for {module}; give it to one in app.toml"
+                )
+            names[name] = modules[module]
+    return names

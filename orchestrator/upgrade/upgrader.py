@@ -1,0 +1,377 @@
+"""The upgrader: looks at the refs, makes a plan, runs its transactions one after the other (DESIGN §4, §7).
+
+It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, the ledger remembers. Every wake-up only
+means "look again"; what is done depends on what is found, never on the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from loguru import logger
+
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.loader import collect
+from orchestrator.runtime.message import is_authors
+from orchestrator.upgrade import words
+from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
+from orchestrator.upgrade.participant import Incoming, KeptState, Participant
+from orchestrator.upgrade.phases import Phase
+from orchestrator.upgrade.plan import (
+    Candidate,
+    Environment,
+    Group,
+    Live,
+    Plan,
+    Problem,
+    desired,
+    joined,
+    make_plan,
+    wishes,
+)
+from orchestrator.upgrade.progress import Event, Progress
+from orchestrator.upgrade.records import (
+    Change,
+    ImageUsed,
+    Lifted,
+    Planned,
+    Quarantined,
+    RolledBack,
+    TagMoved,
+    Unchanged,
+)
+from orchestrator.upgrade.repository import Repository
+from orchestrator.upgrade.retries import Retries
+from orchestrator.upgrade.source import incoming_release
+from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
+from repo_store.errors import ReleaseInvalid, StoreError
+from repo_store.manifest import HostConfig
+from repo_store.release import APP, RefMap, TagRef
+
+AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
+
+
+class Upgrader:
+    """Keeps the application at what the refs ask for."""
+
+    def __init__(
+        self,
+        app: Application,
+        repository: Repository,
+        book: Book,
+        config: HostConfig,
+        environment: Environment,
+        *,
+        kept: dict[str, KeptState] | None = None,
+    ) -> None:
+        self.app = app
+        self.repository = repository
+        self.book = book
+        self.progress = Progress()
+        self.retries = Retries(app.clock.now)
+        self.refs: RefMap = {}
+        self.tags: Mapping[str, TagRef] = {}  # what each package's highest good tag is
+        self.plan = Plan()
+        self.composition_error = ""
+        self.app_name = "app"
+        self._config = config
+        self._environment = environment
+        self._kept = (
+            kept if kept is not None else {}
+        )  # state that waits for modules which could not come back
+        self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
+        self._asked = 0
+        self._done = 0
+        self._settled_push = False
+        self._wake = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._transaction: asyncio.Task[Outcome] | None = None
+
+    # -- being told to look ------------------------------------------------------------------------------------
+
+    def look(self, *, push_over: bool = False) -> int:
+        """Ask for a look at the refs; returns a number for `passed`. `push_over`: the refs are whole, one read will do."""
+        self._asked += 1
+        self._settled_push = self._settled_push or push_over
+        self._wake.set()
+        return self._asked
+
+    async def passed(self, number: int) -> None:
+        """Return once a look that began after `look` returned this number has ended."""
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._done >= number)
+
+    async def next_pass(self) -> None:
+        """Return once a further look has ended."""
+        await self.passed(self._done + 1)
+
+    async def run(self) -> None:
+        """Look whenever asked, and when a retry is due, until cancelled."""
+        while True:
+            await self._wait()
+            asked, push_over = self._asked, self._settled_push
+            self._wake.clear()
+            self._settled_push = False
+            try:
+                await self._look(push_over=push_over)
+            except StoreError as error:
+                logger.warning(
+                    "the repository could not be read: {}; looking again at the next change", error
+                )
+            except JournalFailed as error:
+                logger.error("no more upgrades until the host is restarted: {}", error)
+            except Exception:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
+                logger.exception("a look at the repository failed")
+            async with self._passed:
+                self._done = asked
+                self._passed.notify_all()
+
+    async def _wait(self) -> None:
+        due = self.retries.next_due
+        if due is None:
+            await self._wake.wait()
+            return
+        timer = asyncio.ensure_future(sleep_until(self.app.clock, due))
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait([timer, wake], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            wake.cancel()
+
+    async def stop(self) -> None:
+        """Wait for versions that are being retired."""
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=5.0)
+
+    # -- one look ----------------------------------------------------------------------------------------------
+
+    async def _look(self, *, push_over: bool) -> None:
+        refs = await self.repository.refs()
+        while not push_over:
+            await sleep_until(self.app.clock, self.app.clock.now() + AGREE_S)
+            before, refs = refs, await self.repository.refs()
+            if refs == before:
+                break
+        while True:
+            await self._note_tags(refs)
+            plan = await self.make_plan(refs)
+            self.refs, self.plan = refs, plan
+            self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
+            if not await self._step(plan):
+                break
+            refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
+        await self._write_history()
+
+    async def _step(self, plan: Plan) -> bool:
+        """Do the first thing that can be done; False: there is nothing."""
+        if plan.unchanged:
+            await self._rename(plan.unchanged)
+            return True
+        for group in plan.refused:
+            problem = group.refused
+            if problem is not None and self.retries.due(group):
+                await self._refuse(group, problem)
+                return True
+        for group in plan.ready:
+            if self.retries.due(group):
+                await self._deploy(group)
+                return True
+        return False
+
+    async def make_plan(self, refs: RefMap) -> Plan:
+        """What remains to be done for these refs; changes nothing."""
+        ledger = self.book.ledger
+        tags = desired(refs, ledger.quarantine, prereleases=self._config.host.prereleases)
+        composition, self.composition_error = None, ""
+        if APP in tags:
+            try:
+                composition = await self.repository.app(tags[APP])
+                self.app_name = composition.app.name
+            except ReleaseInvalid as error:
+                await self._quarantine(((APP, tags[APP].commit_id or ""),), (tags[APP].tag.name,), str(error))
+                return await self.make_plan(refs)
+        self.tags = tags
+        wanted = wishes(tags, composition, ledger.quarantine)
+        found = await self.repository.candidates(wanted.values(), refs, ledger.table)
+        self._candidates: Mapping[str, Candidate] = found
+        plan = make_plan(
+            found, ledger.table, app_ref=tags.get(APP), live=self._live(), environment=self._environment
+        )
+        return joined(plan, self._together)
+
+    def deploy_together(self, tags: Sequence[str]) -> None:
+        """Make these tags one transaction, whatever their commits (a rollback of one)."""
+        self._together.append(frozenset(tags))
+
+    def _live(self) -> dict[str, Live]:
+        live = {}
+        for name, proxy in self.app.modules.items():
+            if proxy.implementation is not None:
+                blueprint = proxy.implementation.blueprint
+                accepts = frozenset(t for t in blueprint.handlers if is_authors(t))
+                live[name] = Live(accepts, frozenset(blueprint.steps))
+        return live
+
+    async def _note_tags(self, refs: RefMap) -> None:
+        """Journal each tag that is new, moved or gone, with both ids (DESIGN §4)."""
+        known = self.book.ledger.tags
+        for name in sorted({*known, *refs}):
+            old, new = known.get(name), refs.get(name)
+            before = (old.object_id, old.commit_id) if old is not None else (None, None)
+            after = (new.object_id, new.commit_id) if new is not None else (None, None)
+            if before != after:
+                logger.info(words.moved(name, after[0], before[0]))
+                self.book.append(TagMoved(name, after[0], after[1], before[0], before[1], "refs"))
+        await self.book.flush()
+
+    # -- what a look can lead to -------------------------------------------------------------------------------
+
+    async def _rename(self, changes: Sequence[Change]) -> None:
+        """The tags select what is in service already: recorded, not swapped."""
+        txn = self.book.ledger.next_txn
+        await self.book.write(Unchanged(txn, tuple(changes), "tags", "refs"))
+        tags = tuple(c.after.tag for c in changes if c.after is not None)
+        self.progress.tell(
+            Event(tags, "unchanged", "in service already: the same tree, config and names", txn)
+        )
+
+    async def _refuse(self, group: Group, problem: Problem) -> None:
+        """A release that cannot even be loaded: recorded as a transaction that never began to switch."""
+        txn = self.book.ledger.next_txn
+        await self.book.write(Planned(txn, group.changes, _trigger(group), "refs"))
+        await self.book.write(RolledBack(txn, problem.reason, problem.fault))
+        await self._after_failure(group, problem.reason, problem.fault, txn)
+
+    async def _deploy(self, group: Group) -> None:
+        """Run one group as one transaction."""
+        txn = self.book.ledger.next_txn
+        with logger.contextualize(txn=txn):
+            await self.repository.keep(
+                {e.commit_id for c in group.changes for e in (c.before, c.after) if e is not None}
+            )
+            try:
+                participants = [
+                    Participant(self.app, c, self._incoming(c), self._kept.get(c.name)) for c in group.changes
+                ]
+            except UpgradeError as error:
+                await self._refuse(group, Problem(str(error), "release"))
+                return
+            planned = Planned(txn, group.changes, _trigger(group), "refs")
+            transaction = UpgradeTransaction(
+                self.app,
+                planned,
+                participants,
+                self.book,
+                report=lambda phase, text: self._report(group, txn, phase, text),
+            )
+            outcome = await self._run(transaction)
+            self._retire(transaction, outcome)
+            await self._after(group, outcome)
+
+    async def _run(self, transaction: UpgradeTransaction) -> Outcome:
+        """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole."""
+        self._transaction = asyncio.ensure_future(transaction.run())
+        try:
+            return await asyncio.shield(self._transaction)
+        except asyncio.CancelledError:
+            self._transaction.cancel()
+            await asyncio.wait([self._transaction])
+            raise
+        finally:
+            self._transaction = None
+
+    def _incoming(self, change: Change) -> Incoming | None:
+        candidate = self._candidates.get(change.name)
+        if change.after is None or candidate is None or candidate.folder is None:
+            return None
+        return incoming_release(candidate.folder, change.after, candidate.manifest, self._config.trial)
+
+    async def _after(self, group: Group, outcome: Outcome) -> None:
+        if outcome.result == "committed":
+            self.retries.forget(group)
+            text = words.live(group.changes, outcome.pause)
+            logger.info(text)
+            self.progress.tell(Event(group.tags, Phase.COMMITTED.value, text, outcome.txn))
+            self._announce(group)
+            await self._use_kept(group)
+        elif outcome.result == "rolled_back":
+            await self._after_failure(group, outcome.reason, outcome.fault or "moment", outcome.txn)
+
+    async def _after_failure(self, group: Group, reason: str, fault: Fault, txn: int) -> None:
+        """Quarantine what is at fault; try again what only failed in this moment."""
+        if fault == "moment":
+            delay = self.retries.failed(group, reason)
+            if delay is not None:
+                text = f"{words.failed(group, reason, fault)} Next try in {delay:g} s."
+                logger.warning(text)
+                self.progress.tell(Event(group.tags, "retry", text, txn))
+                return
+        text = words.failed(group, reason, "release")
+        logger.warning(text)
+        await self._quarantine(group.keys, group.tags, reason)
+        self.progress.tell(Event(group.tags, Phase.ROLLED_BACK.value, text, txn))
+
+    async def _quarantine(self, keys: Sequence[tuple[str, str]], tags: Sequence[str], reason: str) -> None:
+        for package, commit_id in keys:
+            tag = next((t for t in tags if t.startswith(f"{package}/")), tags[0] if tags else "")
+            self.book.append(Quarantined(package, commit_id, tag, reason))
+        await self.book.flush()
+
+    async def lift(self, keys: Sequence[tuple[str, str]], who: str, why: str) -> None:
+        """Give quarantined commits another chance (`livetag retry`)."""
+        for package, commit_id in keys:
+            self.book.append(Lifted(package, commit_id, who, why))
+        await self.book.flush()
+        self.look(push_over=True)
+
+    def _report(self, group: Group, txn: int, phase: Phase, text: str) -> None:
+        logger.debug("transaction {}: {}", txn, text)
+        if phase in {Phase.PLANNED, Phase.PREPARED}:
+            self.progress.tell(Event(group.tags, phase.value, text, txn))
+
+    async def _use_kept(self, group: Group) -> None:
+        """State that waited for these modules serves now; its image must not serve twice."""
+        used = tuple(sorted(c.name for c in group.changes if self._kept.pop(c.name, None) is not None))
+        if used:
+            await self.book.write(ImageUsed(used))
+
+    def _announce(self, group: Group) -> None:
+        """Tell the other modules, after COMMITTED (DESIGN §4)."""
+        for change in group.changes:
+            kind = "loaded" if change.before is None else "removed" if change.after is None else "swapped"
+            body = {
+                "module": change.name,
+                "change": kind,
+                "from": change.before.version if change.before is not None else None,
+                "to": change.after.version if change.after is not None else None,
+            }
+            self.app.announce(f"livetag.modules.{change.name}", body)
+
+    def _retire(self, transaction: UpgradeTransaction, outcome: Outcome) -> None:
+        async def retire() -> None:
+            await transaction.retire(outcome)
+            await asyncio.get_running_loop().run_in_executor(None, collect)
+
+        task = asyncio.ensure_future(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _write_history(self) -> None:
+        """Bring the Git history up to the journal; never touches an outcome, retried at the next look."""
+        entries, live = self.book.history()
+        if entries is None:
+            return
+        try:
+            await self.repository.record_history(entries, live)
+            self.book.history_written()
+        except StoreError as error:
+            logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
+
+
+def _trigger(group: Group) -> str:
+    return " ".join(group.tags)

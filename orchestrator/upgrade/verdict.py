@@ -1,0 +1,131 @@
+"""What became of one tag: worked out from refs, ledger and plan, so that asking twice gives the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.upgrade import words
+from orchestrator.upgrade.ledger import Ledger, TransactionView
+from orchestrator.upgrade.plan import Key, Plan
+from orchestrator.upgrade.records import Entry
+from repo_store.release import APP, RefMap, TagRef, parse_tag
+
+Word = Literal["live", "unchanged", "recorded", "refused", "waiting", "under way", "ignored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The word that decides an exit code, and the sentence that explains it."""
+
+    tag: str
+    word: Word
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a verdict is made from."""
+
+    refs: RefMap
+    tags: Mapping[str, TagRef]  # package → its highest good tag
+    ledger: Ledger
+    plan: Plan
+    retrying: Mapping[Key, str]
+    prereleases: bool
+    journal_failed: str | None = None
+
+
+def verdict(tag: str, view: View) -> Verdict:
+    """What is true of the tag now."""
+    parsed = parse_tag(tag)
+    if parsed is None:
+        return Verdict(tag, "ignored", "not a release tag (<package>/v<X.Y.Z>); nothing is deployed from it")
+    ref = view.refs.get(tag)
+    package = parsed.package
+    if ref is None:
+        return Verdict(tag, "recorded", f"the tag is gone; {words.versions(view.ledger.table, package)}")
+    if ref.commit_id is None:
+        return Verdict(tag, "refused", "it points at no commit. Tag a commit, and push that tag")
+    key = (package, ref.commit_id)
+    if key in view.ledger.quarantine:
+        return Verdict(tag, "refused", _quarantined(view.ledger, key))
+    if view.journal_failed is not None:
+        return Verdict(tag, "under way", f"in doubt: {view.journal_failed}")
+    if parsed.version.is_prerelease and not view.prereleases:
+        return Verdict(
+            tag,
+            "recorded",
+            "a pre-release; this host deploys them only with prereleases = true in livetag.toml",
+        )
+    best = view.tags.get(package)
+    if best is not None and best.tag.name != tag:
+        return Verdict(tag, "recorded", f"not deployed: {best.tag.name} is higher")
+    return _of_the_wished(tag, ref, key, view)
+
+
+def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
+    if key in view.retrying:
+        return Verdict(
+            tag, "under way", f"it failed for a reason of the moment and is tried again: {view.retrying[key]}"
+        )
+    for group in view.plan.waiting:
+        if tag in group.tags:
+            return Verdict(tag, "waiting", group.waits)
+    serving = [e for e in view.ledger.table.values() if e.tag == tag and e.commit_id == ref.commit_id]
+    if ref.tag.package == APP:
+        return _of_the_composition(tag, view)
+    if not serving:
+        return Verdict(
+            tag, "recorded", f"not deployed: no module of the composition is made from {ref.tag.package}"
+        )
+    last = _last_change(view.ledger, serving[0])
+    if last is not None and last.outcome == "unchanged":
+        text = f"{words.release_name(serving[0])} is in service already: the same code, nothing was swapped"
+        return Verdict(tag, "unchanged", text)
+    return Verdict(tag, "live", _live_text(serving[0], last))
+
+
+def _of_the_composition(tag: str, view: View) -> Verdict:
+    if any(tag in group.tags for group in (*view.plan.ready, *view.plan.refused)):
+        return Verdict(tag, "under way", "the composition is being brought into service")
+    txn = next(
+        (t for t in reversed(list(view.ledger.transactions.values())) if tag in t.trigger.split()), None
+    )
+    if txn is None:
+        return Verdict(tag, "unchanged", "the modules in service are those it asks for")
+    return Verdict(tag, "live", "; ".join(words.change_text(c) for c in txn.changes))
+
+
+def _quarantined(ledger: Ledger, key: Key) -> str:
+    entry = ledger.quarantine[key]
+    name = entry.tag or f"{key[0]}/v..."
+    txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key)), None)
+    now = words.serving_now(txn.changes) if txn is not None else f"{words.versions(ledger.table, key[0])}."
+    reason = entry.reason if entry.reason.endswith((".", "!")) else f"{entry.reason}."
+    return (
+        f"{reason} {now[0].upper()}{now[1:]} Commit {key[1][:12]} is in quarantine. Fix it, commit, and push a new tag, "
+        f"e.g. {words.next_tag([name])}; or try this commit again: livetag retry {name}."
+    )
+
+
+def _failed_with(txn: TransactionView, key: Key) -> bool:
+    return txn.outcome == "rolled_back" and any(
+        c.after is not None and (c.after.package, c.after.commit_id) == key for c in txn.changes
+    )
+
+
+def _last_change(ledger: Ledger, entry: Entry) -> TransactionView | None:
+    for txn in reversed(list(ledger.transactions.values())):
+        if any(c.after == entry for c in txn.changes) and txn.outcome in {"committed", "unchanged"}:
+            return txn
+    return None
+
+
+def _live_text(entry: Entry, last: TransactionView | None) -> str:
+    if last is None:
+        return f"{words.release_name(entry)} is in service"
+    changes = " and ".join(words.change_text(c) for c in last.changes)
+    waited = "message" if last.held_messages == 1 else "messages"
+    return f"{changes}; pause {last.pause_us:.0f} µs, {last.held_messages} {waited} waited, none lost (transaction {last.id})"

@@ -1,0 +1,84 @@
+"""The sentences people read: what failed, what is true now, what to do next. All in one place, to be read as prose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from orchestrator.runtime.quiesce import Pause
+from orchestrator.upgrade.errors import Fault
+from orchestrator.upgrade.plan import Group
+from orchestrator.upgrade.records import Change, Entry
+from repo_store.release import Tag, parse_tag
+
+
+def release_name(entry: Entry) -> str:
+    """`counter 1.1.0`, and by which tag if that is not its own: `counter 1.1.0 (by v1.3.1)`."""
+    tag = parse_tag(entry.tag)
+    own = tag is None or str(tag.version) == entry.version
+    name = entry.package if entry.package == entry.name else f"{entry.name} ({entry.package})"
+    return f"{name} {entry.version}" if own or tag is None else f"{name} {entry.version} (by v{tag.version})"
+
+
+def change_text(change: Change) -> str:
+    """One change: `counter 1.0.0 → 1.1.0`, `counter 1.0.0 added`, `counter 1.0.0 removed`."""
+    if change.before is None:
+        return (
+            f"{release_name(change.after)} added" if change.after is not None else f"{change.name}: nothing"
+        )
+    if change.after is None:
+        return f"{release_name(change.before)} removed"
+    return f"{change.name} {change.before.version} → {change.after.version}"
+
+
+def serving_now(changes: Iterable[Change]) -> str:
+    """What is in service after a failure: exactly what was before."""
+    before = [release_name(c.before) for c in changes if c.before is not None]
+    if not before:
+        return "Nothing of it is in service."
+    return f"{_listed(before)} {'serves' if len(before) == 1 else 'serve'} on, with all state and messages."
+
+
+def next_tag(tags: Iterable[str]) -> str:
+    """An example of the tag to push next."""
+    parsed = [tag for tag in map(parse_tag, tags) if tag is not None]
+    return " and ".join(Tag(t.package, t.version.next_patch()).name for t in parsed) or "a new tag"
+
+
+def failed(group: Group, reason: str, fault: Fault) -> str:
+    """A group that did not go live."""
+    what = f"{_listed(group.tags) or 'the release'} did not go live: {_sentence(reason)}"
+    if fault == "release":
+        return f"{what} {serving_now(group.changes)} Fix it, commit, and push a new tag, e.g. {next_tag(group.tags)}."
+    return f"{what} {serving_now(group.changes)} Nothing is wrong with the release itself; it is tried again."
+
+
+def live(changes: Iterable[Change], pause: Pause) -> str:
+    """A group that is in service."""
+    texts = _listed([change_text(c) for c in changes])
+    waited = "message" if pause.held_messages == 1 else "messages"
+    return f"live: {texts}; pause {pause.pause_us:.0f} µs, {pause.held_messages} {waited} waited, none lost."
+
+
+def moved(tag: str, new: str | None, old: str | None) -> str:
+    """A tag that was seen to move."""
+    return f"tag {tag}: {(old or 'new')[:12]} → {(new or 'deleted')[:12]}"
+
+
+def versions(table: Mapping[str, Entry], package: str) -> str:
+    """What serves of a package now."""
+    names = [release_name(e) for e in table.values() if e.package == package]
+    return (
+        f"{_listed(names)} {'serves' if len(names) == 1 else 'serve'}"
+        if names
+        else f"no {package} is in service"
+    )
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _listed(items: Iterable[str]) -> str:
+    items = list(items)
+    return " and ".join(items) if len(items) < 3 else f"{', '.join(items[:-1])} and {items[-1]}"
