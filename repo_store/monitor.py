@@ -25,6 +25,7 @@ from watchdog.observers.api import BaseObserver
 
 from repo_store.errors import StoreError
 from repo_store.release import RefMap
+from repo_store.stamp import Stamp, refs_stamp
 from repo_store.store import RepoStore
 
 # Git renames a lock file over a ref, so a move is a change, and a delete may be one. A new package's folder
@@ -32,6 +33,8 @@ from repo_store.store import RepoStore
 EVENTS: list[type[FileSystemEvent]] = [FileMovedEvent, FileDeletedEvent, DirCreatedEvent]
 SETTLE_MAX_S = 5.0
 STOP_TIMEOUT_S = 10.0
+# Someone may write a ref file in place, which leaves its folder as it was: read anyway, each so many reconciles.
+FULL_READ_EVERY = 20
 
 OnChange = Callable[[RefMap, RefMap], None]
 
@@ -57,6 +60,8 @@ class TagMonitor:
         self._over = False
         self._stopping = False
         self._told: RefMap | None = None
+        self._stamp: Stamp | None = None
+        self._reconciles = 0
         self._observer: BaseObserver | None = None
         self._thread = threading.Thread(target=self._run, name="tag-monitor", daemon=True)
 
@@ -89,26 +94,38 @@ class TagMonitor:
             # Watch before the first read: a tag that comes between the two is then told by its event.
             self._watch()
             try:
+                self._look(store)
                 while not self._stopping:
-                    self._look(store)
                     with self._condition:
-                        self._condition.wait_for(lambda: self._dirty or self._stopping, self._reconcile_s)
+                        rung = self._condition.wait_for(
+                            lambda: self._dirty or self._stopping, self._reconcile_s
+                        )
                     self._watch()
+                    if rung or self._may_differ():
+                        self._look(store)
             finally:
                 self._unwatch()
 
+    def _may_differ(self) -> bool:
+        self._reconciles += 1
+        if self._stamp is None or self._reconciles % FULL_READ_EVERY == 0:
+            return True
+        return refs_stamp(self._path) != self._stamp
+
     def _look(self, store: RepoStore) -> None:
+        # Taken before the reads: a change between the two then costs one more read, and is never missed.
+        stamp, self._stamp = refs_stamp(self._path), None
         try:
             now = self._settled(store)
-            if now is None or now == self._told:
-                return
-            self._on_change(self._told or {}, now)
+            if now is not None and now != self._told:
+                self._on_change(self._told or {}, now)
+                self._told = now
         except StoreError as error:
             logger.warning("the tags of {} could not be read: {}; looking again soon", self._path, error)
         except Exception:  # noqa: BLE001  # whatever the listener does, the tags are watched on
             logger.exception("a change of tags was not taken; it is told again in {:g} s", self._reconcile_s)
         else:
-            self._told = now
+            self._stamp = stamp
 
     def _settled(self, store: RepoStore) -> RefMap | None:
         """Read until the map may count; None if it is as it was told, or if the monitor is stopping."""

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from repo_store.store import RepoStore
 from repo_store.tree import SYMLINK, TREE, TreeEntry, object_id, tree_object
 
 DESCRIPTION = Path(".livetag") / "description.json"
+MADE_BY = Path(".livetag") / "made-by.txt"
+# Byte-code and description hold for the interpreter that made them: another one stages anew, out of Git.
+_MAKER = f"stage 1, {sys.implementation.cache_tag}\n"
 _UNFINISHED = ".tmp-"
 _PYCACHE = "__pycache__"
 
@@ -108,6 +112,8 @@ class Stage:
     def _intact(self, release: Release, path: Path) -> StagedRelease | None:
         toml = path / release.package / "module.toml"
         try:
+            if (path / MADE_BY).read_text() != _MAKER:
+                return None
             manifest = parse_module(toml.read_bytes() if toml.is_file() else b"", str(toml))
             staged = StagedRelease(release, path, manifest, (path / DESCRIPTION).read_bytes())
             if path not in self._verified:
@@ -139,6 +145,7 @@ class Stage:
             description = self._describe(filling, release.package, inspection.manifest)
             (filling / DESCRIPTION).parent.mkdir()
             (filling / DESCRIPTION).write_bytes(description)
+            (filling / MADE_BY).write_text(_MAKER)
             sync_file_system(filling)
             # Only a whole, synced folder may ever have the name of a release: a crash before this line
             # leaves a .tmp- folder, which the next sweep removes.

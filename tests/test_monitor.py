@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -199,6 +200,30 @@ def test_what_no_event_told_is_found_by_the_reconcile(
     with Watch(store.path, reconcile_s=0.2) as watch:
         work.release("counter/v1.0.0")
         watch.sees({"counter/v1.0.0"})
+
+
+def test_an_idle_repository_is_not_read_again_and_again_but_still_now_and_then(
+    store: RepoStore, work: GitRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.release("counter/v1.0.0")
+    store.door.run("pack-refs", "--all")
+    reads: list[float] = []
+    read = RepoStore.refs
+
+    def counted(self: RepoStore) -> RefMap:
+        reads.append(time.monotonic())
+        return read(self)
+
+    monkeypatch.setattr(RepoStore, "refs", counted)
+    for path in (store.path / "packed-refs", store.path / "refs/tags", *(store.path / "refs/tags").iterdir()):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    with Watch(store.path, reconcile_s=0.01) as watch:
+        poll(lambda: watch.monitor._stamp is not None)
+        first, rounds = len(reads), watch.monitor._reconciles
+        poll(lambda: watch.monitor._reconciles >= rounds + 100)
+        assert 4 <= len(reads) - first <= 7, "one in twenty"
+        work.release("counter/v1.1.0")
+        watch.sees({"counter/v1.0.0", "counter/v1.1.0"})
 
 
 def test_a_watch_that_died_is_set_up_again(store: RepoStore, work: GitRepo) -> None:

@@ -13,7 +13,7 @@ from repo_store import sources
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import ModuleManifest
 from repo_store.release import Release
-from repo_store.staging import DESCRIPTION, Stage, identity_on_disk
+from repo_store.staging import DESCRIPTION, MADE_BY, Stage, identity_on_disk
 from repo_store.store import RepoStore
 from tests.git_fixtures import GitRepo, bare_store
 
@@ -142,7 +142,7 @@ def test_export_ignore_drops_nothing(store: RepoStore, work: GitRepo, tmp_path: 
     assert (staged.path / "counter/a.txt").read_bytes() == b"line\n"
 
 
-@pytest.mark.parametrize("harm", ["edit", "add", "remove", "link", "mode", "description"])
+@pytest.mark.parametrize("harm", ["edit", "add", "remove", "link", "mode", "description", "interpreter"])
 def test_a_staged_folder_that_somebody_changed_is_made_anew_at_the_next_start(
     store: RepoStore, work: GitRepo, tmp_path: Path, harm: str
 ) -> None:
@@ -162,6 +162,8 @@ def test_a_staged_folder_that_somebody_changed_is_made_anew_at_the_next_start(
         init.symlink_to("/dev/null")
     elif harm == "mode":
         init.chmod(0o755)
+    elif harm == "interpreter":
+        (staged.path / MADE_BY).write_text("stage 1, cpython-27\n")
     else:
         (staged.path / DESCRIPTION).unlink()
     again = Stage(tmp_path / "stage", store, Describer()).stage(release)
