@@ -12,7 +12,6 @@ from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.proxy import ModuleProxy
-from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.records import Entry
@@ -41,7 +40,7 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.plan.waiting],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
-        "last": _last(ledger),
+        "last_change": _last(ledger),
         "problem": upgrader.book.journal.failed or upgrader.composition_error or None,
     }
 
@@ -82,17 +81,9 @@ def _availability(ledger: Ledger, since: float, now: float) -> float:
 
 
 def _last(ledger: Ledger) -> Facts | None:
-    """The last change that went live: what, when, by which tags, and how to undo it."""
-    for view in reversed(list(ledger.transactions.values())):
-        if view.outcome == "committed":
-            undo = (
-                f"livetag rollback --txn {view.id}"
-                if all(c.before is not None for c in view.changes)
-                else None
-            )
-            changes = [words.change_text(change) for change in view.changes]
-            return {"id": view.id, "at": view.ended_at, "changes": changes, "by": view.trigger, "undo": undo}
-    return None
+    """The last transaction that was decided, as in the history."""
+    ended = [view for view in ledger.transactions.values() if view.outcome is not None]
+    return _transaction(max(ended, key=lambda view: view.ended_seq or 0)) if ended else None
 
 
 def history(ledger: Ledger, module: str | None, limit: int) -> list[Facts]:
@@ -122,6 +113,7 @@ def _transaction(view: TransactionView) -> Facts:
         "reason": view.reason,
         "pause_us": view.pause_us,
         "held_messages": view.held_messages,
+        "who": view.who,
     }
 
 

@@ -167,7 +167,9 @@ class Operations:
 
     async def _push(self, request: dict[str, object], emit: Emit) -> object:
         asked = _read(request, _Push)
-        tags = [change.ref.removeprefix("refs/tags/") for change in asked.changes]
+        tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
+        if asked.who:
+            self._upgrader.told(tags, asked.who)
         if "plan" in asked.options:
             return {
                 "tags": [
@@ -257,6 +259,7 @@ class Operations:
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
         upgrader.deploy_together(names)
+        upgrader.told(names, "livetag rollback")
         message = f"Roll back transaction {rollback.txn}: {asked.reason}"
         await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
         for package, commit_id in rollback.quarantine:

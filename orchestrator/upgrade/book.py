@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from repo_store.history import DeploymentEntry, ModuleChange
-
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
 from orchestrator.upgrade.records import Fact, Record
+from repo_store.history import DeploymentEntry, ModuleChange
 
 
 class Book:

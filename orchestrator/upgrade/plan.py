@@ -264,9 +264,7 @@ def _with_own_checks(
             continue
         if candidate.problem is not None:
             problem = candidate.problem
-            checks.append(
-                Check(f"{change.name}: staged", False, f"{change.name}: {problem.reason}", problem.fault)
-            )
+            checks.append(Check(f"{change.name}: staged", False, problem.reason, problem.fault))
             continue
         checks += _environment_checks(change.name, candidate.manifest, environment)
         if change.before is not None and candidate.description is not None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from repo_store.history import DeploymentEntry, History
 
 from orchestrator.runtime.description import Description
 from orchestrator.upgrade.plan import Candidate, Problem, Wish
 from orchestrator.upgrade.records import Entry
 from repo_store.errors import ReleaseInvalid, StoreError
+from repo_store.history import DeploymentEntry, History
 from repo_store.inspect import inspect_release
 from repo_store.manifest import AppManifest, ModuleManifest
 from repo_store.refs import RefChange
@@ -68,9 +69,8 @@ class Repository:
         """Wishes with their releases, staged unless they are in service already; never raises for a bad release."""
         found = {}
         for wish in wishes:
-            found[wish.name] = await self._run(
-                lambda wish=wish: self._candidate(wish, refs, table.get(wish.name))
-            )  # type: ignore[misc]
+            work = partial(self._candidate, wish, refs, table.get(wish.name))
+            found[wish.name] = await self._run(work)  # one at a time: other questions come between
         return found
 
     def _candidate(self, wish: Wish, refs: RefMap, live: Entry | None) -> Candidate:

@@ -95,11 +95,11 @@ class UpgradeTransaction:
         Raises JournalFailed if not even the beginning could be recorded; nothing was touched then.
         """
         await self._log.write(self._planned)
-        self._report(Phase.PLANNED, "planned")
+        self._report(Phase.PLANNED, "the versions in service go on")
         try:
             await self._collect_votes()
             await self._log.write(Prepared(self._txn))
-            self._report(Phase.PREPARED, "prepared: loaded beside the versions in service")
+            self._report(Phase.PREPARED, "loaded beside the versions in service, all votes are yes")
             await self._switch_between_units()
         except asyncio.CancelledError:
             if self._committed is None:  # else the switch was done in this very turn: the decision stands
@@ -114,7 +114,7 @@ class UpgradeTransaction:
         for participant in self._participants:
             with _said_of(participant):
                 await participant.try_out()
-        self._report(Phase.PLANNED, "tried out in a child process")
+        self._report(Phase.PLANNED, "tried out in a child process: passed")
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()
@@ -181,7 +181,9 @@ class UpgradeTransaction:
     async def _commit(self) -> Outcome:
         """The mailboxes are open again; now the decision reaches the disk, and only then it is told."""
         assert self._committed is not None and self._quiesce is not None  # noqa: S101, PT018  # the switch set both
-        pause = self._quiesce.pause
+        fact = self._committed.record.fact
+        assert isinstance(fact, Committed)  # noqa: S101  # the switch appended it
+        pause = Pause(fact.pause_us, fact.held_messages)  # what is told is what the journal says
         for participant in self._participants:
             await participant.start()
         self._log.wake()
@@ -189,12 +191,8 @@ class UpgradeTransaction:
             await self._committed.wait()
         except JournalFailed as error:
             return Outcome(self._txn, "in_doubt", str(error), None, pause)
-        self._report(
-            Phase.COMMITTED,
-            f"committed: pause {pause.pause_us:.0f} µs, {pause.held_messages} messages waited",
-        )
         with suppress(JournalFailed):  # a restart finds it unconfirmed, which is no harm
-            await self._log.write(Confirmed(self._txn, "probation is not asked for"))
+            await self._log.write(Confirmed(self._txn, ""))
         return Outcome(self._txn, "committed", "", None, pause)
 
     async def _roll_back(self, reason: str, fault: Fault) -> Outcome:
@@ -204,7 +202,6 @@ class UpgradeTransaction:
             JournalFailed
         ):  # recovery writes it at the next start: without COMMITTED it never happened
             await self._log.write(RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages))
-        self._report(Phase.ROLLED_BACK, f"rolled back: {reason}")
         return Outcome(self._txn, "rolled_back", reason, fault, pause)
 
     async def retire(self, outcome: Outcome) -> None:
@@ -223,8 +220,6 @@ class _said_of:  # noqa: N801  # reads as a phrase in a with statement
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TrialFailed):
-            raise TrialFailed(error.step, f"{self._name}: {error.message}", error.fault) from None
         if isinstance(error, VoteRefused):
             raise VoteRefused(f"{self._name}: {error}") from None
 

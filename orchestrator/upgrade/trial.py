@@ -29,7 +29,6 @@ from repo_store.manifest import ModuleManifest, TrialSection
 START_S = 20.0
 """How long an interpreter may take to start on a busy machine, beside the time of the trial itself."""
 
-NOTHING_CHANGED = "It ran in a trial process only, nothing of it is in service."
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from orchestrator.upgrade.trial_child import main; main()"
 _FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 
@@ -201,8 +200,8 @@ def _kill_tree(pid: int) -> None:
 def _moment(label: str, reason: str) -> TrialFailed:
     return TrialFailed(
         "start",
-        f"{label} could not be tried: {reason}. {NOTHING_CHANGED} This says nothing about the release; it is "
-        "tried again. If it stays, look at memory, processes and disk of the host.",
+        f"{label} could not be tried: {reason}. This says nothing about the release. If it stays, look at memory, "
+        "processes and disk of the host.",
         "moment",
     )
 
@@ -214,10 +213,10 @@ def _judge(ending: Ending, request: Request, label: str) -> Report:
     if ending.report is not None:
         if ending.report.failed is None:
             return ending.report
-        raise _release(ending, request, label, ending.report.failed)
+        raise _release(ending, label, ending.report.failed)
     if ending.late_s is not None:
         what = f"{ending.step} did not end within {ending.late_s:g} s{_at(ending, request)}"
-        raise _release(ending, request, label, what)
+        raise _release(ending, label, what)
     return _judge_death(ending, request, label)
 
 
@@ -228,19 +227,15 @@ def _judge_death(ending: Ending, request: Request, label: str) -> Report:
         if number == signal.SIGKILL:
             raise _moment(label, f"its process was killed during {ending.step}, perhaps for want of memory")
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        raise _release(ending, request, label, f"{ending.step} crashed with {name}{_at(ending, request)}")
+        raise _release(ending, label, f"{ending.step} crashed with {name}{_at(ending, request)}")
     what = f"{ending.step} ended its process with status {os.WEXITSTATUS(status)}{_at(ending, request)}"
-    raise _release(ending, request, label, what)
+    raise _release(ending, label, what)
 
 
-def _release(ending: Ending, request: Request, label: str, what: str) -> TrialFailed:
+def _release(ending: Ending, label: str, what: str) -> TrialFailed:
     printed = ending.output.splitlines()
     last = f" Its last output: {printed[-1][:200]!r}." if printed and ending.report is None else ""
-    return TrialFailed(
-        ending.step,
-        f"{label} failed its trial: {what}.{last} {NOTHING_CHANGED} Fix the package "
-        f"{request.package} and push a new tag.",
-    )
+    return TrialFailed(ending.step, f"{label} failed its trial: {what}.{last}")
 
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)

@@ -83,6 +83,7 @@ class Upgrader:
             kept if kept is not None else {}
         )  # state that waits for modules which could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
+        self._pushers: dict[str, str] = {}  # tag → who pushed it, as far as a push has said so
         self._asked = 0
         self._done = 0
         self._settled_push = False
@@ -99,6 +100,13 @@ class Upgrader:
         self._settled_push = self._settled_push or push_over
         self._wake.set()
         return self._asked
+
+    def told(self, tags: Sequence[str], who: str) -> None:
+        """Remember who pushed these tags, for the records that they lead to."""
+        self._pushers.update(dict.fromkeys(tags, who))
+
+    def _who(self, group: Group) -> str:
+        return next((self._pushers[tag] for tag in group.tags if tag in self._pushers), "refs")
 
     async def passed(self, number: int) -> None:
         """Return once a look that began after `look` returned this number has ended."""
@@ -226,7 +234,9 @@ class Upgrader:
             after = (new.object_id, new.commit_id) if new is not None else (None, None)
             if before != after:
                 logger.info(words.moved(name, after[0], before[0]))
-                self.book.append(TagMoved(name, after[0], after[1], before[0], before[1], "refs"))
+                self.book.append(
+                    TagMoved(name, after[0], after[1], before[0], before[1], self._pushers.get(name, "refs"))
+                )
         await self.book.flush()
 
     # -- what a look can lead to -------------------------------------------------------------------------------
@@ -243,7 +253,7 @@ class Upgrader:
     async def _refuse(self, group: Group, problem: Problem) -> None:
         """A release that cannot even be loaded: recorded as a transaction that never began to switch."""
         txn = self.book.ledger.next_txn
-        await self.book.write(Planned(txn, group.changes, _trigger(group), "refs"))
+        await self.book.write(Planned(txn, group.changes, _trigger(group), self._who(group)))
         await self.book.write(RolledBack(txn, problem.reason, problem.fault))
         await self._after_failure(group, problem.reason, problem.fault, txn)
 
@@ -261,7 +271,7 @@ class Upgrader:
             except UpgradeError as error:
                 await self._refuse(group, Problem(str(error), "release"))
                 return
-            planned = Planned(txn, group.changes, _trigger(group), "refs")
+            planned = Planned(txn, group.changes, _trigger(group), self._who(group))
             transaction = UpgradeTransaction(
                 self.app,
                 planned,
@@ -296,7 +306,6 @@ class Upgrader:
             self.retries.forget(group)
             text = words.live(group.changes, outcome.pause)
             logger.info(text)
-            self.progress.tell(Event(group.tags, Phase.COMMITTED.value, text, outcome.txn))
             self._announce(group)
             await self._use_kept(group)
         elif outcome.result == "rolled_back":
@@ -314,7 +323,7 @@ class Upgrader:
         text = words.failed(group, reason, "release")
         logger.warning(text)
         await self._quarantine(group.keys, group.tags, reason)
-        self.progress.tell(Event(group.tags, Phase.ROLLED_BACK.value, text, txn))
+        self.progress.tell(Event(group.tags, Phase.ROLLED_BACK.value, "undone", txn))
 
     async def _quarantine(self, keys: Sequence[tuple[str, str]], tags: Sequence[str], reason: str) -> None:
         for package, commit_id in keys:

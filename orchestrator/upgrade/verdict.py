@@ -105,7 +105,7 @@ def _quarantined(ledger: Ledger, key: Key) -> str:
     now = words.serving_now(txn.changes) if txn is not None else f"{words.versions(ledger.table, key[0])}."
     reason = entry.reason if entry.reason.endswith((".", "!")) else f"{entry.reason}."
     return (
-        f"{reason} {now[0].upper()}{now[1:]} Commit {key[1][:12]} is in quarantine. Fix it, commit, and push a new tag, "
+        f"{reason} {now} Commit {key[1][:12]} is in quarantine. Fix it, commit, and push a new tag, "
         f"e.g. {words.next_tag([name])}; or try this commit again: livetag retry {name}."
     )
 
