@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import threading
@@ -442,14 +443,14 @@ def on_a_terminal(host: Host, words: list[str], typed: bytes) -> tuple[int, str]
         os.close(theirs)
         os.write(ours, typed)
         shown = b""
-        while True:
+        while select.select([ours], [], [], 20)[0]:  # 20 s of silence: it waits for more than was typed
             try:
                 got = os.read(ours, 4096)
             except OSError:  # Linux: the other side is closed
                 break
-            if not got:
-                break
             shown += got
+        else:
+            command.kill()
         os.close(ours)
         return command.wait(20), shown.decode()
 
