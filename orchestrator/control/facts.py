@@ -46,7 +46,8 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
 
 
 def _module(entry: Entry, proxy: ModuleProxy | None, failed: str | None, upgrader: Upgrader) -> Facts:
-    untagged = entry.tag not in upgrader.refs and bool(upgrader.refs)
+    pin = upgrader.book.ledger.tags.get(entry.tag)  # as last seen, also by the host before this one
+    untagged = pin is None or pin.commit_id != entry.commit_id
     return {
         "version": entry.version,
         "tag": entry.tag,
