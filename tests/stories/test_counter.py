@@ -1,0 +1,309 @@
+"""A counter goes live, is upgraded with its state, refuses a broken version, and goes back: by `git push` alone."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.stories.deployment import Deployment, wait_until
+
+
+def counter(step: int) -> str:
+    """Write a counter that counts in steps of its own, so that every answer tells which version gave it."""
+    return f"""
+        from typing import TypedDict
+
+        from livetag import Module, handles
+
+        class State(TypedDict):
+            total: int
+
+        class Counter(Module[State]):
+            def initial_state(self) -> State:
+                return {{"total": 0}}
+
+            @handles
+            def tick(self) -> int:
+                self.state["total"] += {step}
+                return self.state["total"]
+    """
+
+
+ONE, TEN = counter(1), counter(10)
+UNFIT = (
+    counter(1000)
+    + """
+            async def self_test(self) -> None:
+                raise RuntimeError("the tenth digit is wrong")
+    """
+)
+V1, V2 = "counter/v1.0.0", "counter/v1.1.0"
+
+
+@pytest.fixture
+def two_versions(deployment: Deployment) -> tuple[str, str]:
+    """The commit ids of 1.0.0, which has counted 1, and of 1.1.0, which serves and has counted 10 more."""
+    first = deployment.deploy(V1, counter=ONE)
+    assert deployment.ask("counter", "tick") == 1
+    second = deployment.deploy(V2, counter=TEN)
+    assert deployment.ask("counter", "tick") == 11
+    return first, second
+
+
+def test_a_pushed_tag_goes_live_and_the_next_one_keeps_the_state(deployment: Deployment) -> None:
+    deployment.write("counter", ONE)
+    first = deployment.release(V1)
+    pushed = deployment.push("main", V1)
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "live" in outcome_line(pushed, V1)
+    assert [deployment.ask("counter", "tick") for _ in range(3)] == [1, 2, 3]
+
+    deployment.write("counter", TEN)
+    second = deployment.release(V2)
+    pushed = deployment.push("main", V2)
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "pause" in outcome_line(pushed, V2)
+    assert deployment.ask("counter", "tick") == 13
+    row = deployment.status()["modules"]["counter"]
+    assert (row["version"], row["tag"], row["commit"], row["state"]) == ("1.1.0", V2, second, "in service")
+    assert [(c["from"], c["to"], c["commit"]) for txn in deployment.history() for c in txn["modules"]] == [
+        ("1.0.0", "1.1.0", second),
+        (None, "1.0.0", first),
+    ]
+
+
+def test_a_broken_version_fails_the_push_and_leaves_no_tag(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    deployment.ask("counter", "tick")
+
+    deployment.write("counter", UNFIT)
+    broken = deployment.release(V2)
+    pushed = deployment.push("main", V2)
+
+    assert pushed.returncode == 1
+    assert "the tenth digit is wrong" in pushed.stderr
+    assert "[remote rejected] counter/v1.1.0 -> counter/v1.1.0" in pushed.stderr
+    assert deployment.tags() == [V1]
+    assert deployment.ask("counter", "tick") == 2
+    status = deployment.status()
+    assert status["modules"]["counter"]["version"] == "1.0.0"
+    [quarantined] = status["quarantine"]
+    assert (quarantined["module"], quarantined["commit"], quarantined["tag"]) == ("counter", broken, V2)
+    assert "the tenth digit is wrong" in quarantined["reason"]
+    newest = deployment.history()[0]
+    assert (newest["outcome"], newest["modules"][0]["to"]) == ("rolled_back", "1.1.0")
+    assert deployment.git("rev-parse", "refs/live/counter") != broken
+
+    again = deployment.push(V2)
+    assert again.returncode == 1
+    assert "quarantine" in again.stderr
+    assert deployment.tags() == [V1]
+
+
+def test_retry_gives_a_quarantined_release_another_chance(deployment: Deployment) -> None:
+    """The release was right; what it needs was missing in this place."""
+    needs = deployment.path.parent / "needed"
+    picky = f"""
+        from pathlib import Path
+
+        from livetag import Module, handles
+
+        class Counter(Module):
+            async def prepare(self) -> None:
+                Path({str(needs)!r}).read_text()
+
+            @handles
+            def tick(self) -> str:
+                return "prepared"
+    """
+    deployment.write("counter", picky)
+    deployment.release(V1)
+    assert deployment.push("main", V1).returncode == 1
+
+    needs.write_text("here")
+    deployment.git("fetch", "--quiet", str(deployment.work.path), f"refs/tags/{V1}:refs/tags/{V1}")
+    retried = deployment.livetag("retry", V1)
+
+    assert retried.returncode == 0, retried.stderr
+    assert deployment.ask("counter", "tick") == "prepared"
+    assert deployment.status()["quarantine"] == []
+
+
+def test_a_moved_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:
+    first, second = two_versions
+    deployment.work.tag(V2, first, force=True)
+
+    pushed = deployment.push(V2, force=True)
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert deployment.ask("counter", "tick") == 12
+    row = deployment.status()["modules"]["counter"]
+    assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", V2, first)
+    assert_told(deployment, first, second)
+
+
+def test_a_higher_tag_on_the_old_commit_goes_back(
+    deployment: Deployment, two_versions: tuple[str, str]
+) -> None:
+    first, second = two_versions
+    deployment.work.tag("counter/v1.1.1", first, annotate="1.1.0 counts too fast")
+
+    pushed = deployment.push("counter/v1.1.1")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert deployment.ask("counter", "tick") == 12
+    row = deployment.status()["modules"]["counter"]
+    assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", "counter/v1.1.1", first)
+    assert_told(deployment, first, second)
+
+
+def test_a_deleted_bad_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:
+    first, second = two_versions
+
+    pushed = deployment.push(f":{V2}")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert deployment.ask("counter", "tick") == 12
+    row = deployment.status()["modules"]["counter"]
+    assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", V1, first)
+    assert_told(deployment, first, second)
+
+
+def test_the_last_tag_deleted_unloads_nothing(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+
+    assert deployment.push(f":{V1}").returncode == 0
+
+    assert deployment.ask("counter", "tick") == 1
+    assert deployment.status()["modules"]["counter"]["drift"] == "untagged"
+
+
+def test_a_rollback_command_writes_a_tag_and_keeps_the_state(
+    deployment: Deployment, two_versions: tuple[str, str]
+) -> None:
+    first, second = two_versions
+
+    unexplained = deployment.livetag("rollback", "counter")
+    assert unexplained.returncode != 0
+    assert "reason" in unexplained.stderr
+    done = deployment.livetag("rollback", "counter", "--reason", "counts too fast")
+
+    assert done.returncode == 0, done.stderr
+    assert deployment.ask("counter", "tick") == 12
+    assert deployment.git("rev-parse", "counter/v1.1.1^{commit}") == first
+    assert "counts too fast" in deployment.git("cat-file", "tag", "counter/v1.1.1")
+    assert [(q["commit"], "counts too fast" in q["reason"]) for q in deployment.status()["quarantine"]] == [
+        (second, True)
+    ]
+    assert_told(deployment, first, second)
+
+
+def assert_told(deployment: Deployment, first: str, second: str) -> None:
+    """`git log` tells that 1.0.0 came, 1.1.0 replaced it, and 1.0.0 came back."""
+    log = deployment.deployments()
+    assert [(e["Module"], e["From"], e["To"], e["Release-Commit"], e["Outcome"]) for e in log] == [
+        (["counter"], ["none"], ["1.0.0"], [first], ["committed"]),
+        (["counter"], ["1.0.0"], ["1.1.0"], [second], ["committed"]),
+        (["counter"], ["1.1.0"], ["1.0.0"], [first], ["committed"]),
+    ]
+    assert all(float(value) > 0 for entry in log for value in entry["Pause-Us"])
+    assert all(int(value) >= 0 for entry in log for value in entry["Held-Messages"])
+    seqs = [int(value) for entry in log for value in entry["Journal-Seq"]]
+    assert seqs == sorted(set(seqs))
+    assert deployment.git("log", "-1", "--format=%H", "refs/live/counter") == first
+    moves = deployment.git("log", "--walk-reflogs", "--format=%H", "refs/live/counter").split()
+    assert moves == [first, second, first]
+    assert deployment.git("diff", "refs/live/counter", V1, "--", "modules/counter") == ""
+    assert deployment.git("diff", "--name-only", "refs/live/counter", second) == "modules/counter/__init__.py"
+
+
+def test_a_local_tag_in_the_store_is_seen_by_the_monitor(
+    deployment: Deployment, two_versions: tuple[str, str]
+) -> None:
+    first, second = two_versions
+    deployment.git("tag", "counter/v1.2.0", first)
+    wait_until(lambda: deployment.version() == "1.0.0", "the higher tag on the old commit is live")
+    deployment.git("tag", "-f", "counter/v1.2.0", second)
+    wait_until(lambda: deployment.version() == "1.1.0", "the moved tag is live")
+    deployment.git("tag", "-d", "counter/v1.2.0", V2)
+    wait_until(lambda: deployment.version() == "1.0.0", "the deleted tags are gone")
+    assert deployment.ask("counter", "tick") == 12
+
+
+def test_packing_and_collecting_the_store_disturbs_nothing(
+    deployment: Deployment, two_versions: tuple[str, str]
+) -> None:
+    first, _second = two_versions
+    before = deployment.history()
+    deployment.git("pack-refs", "--all", "--prune")
+    deployment.git("reflog", "expire", "--expire=now", "--all")
+    deployment.git("gc", "--quiet", "--prune=now")
+    for tag in (V1, V2):
+        assert deployment.call("deploy", tag=tag)["tags"][0]["verdict"] in {"live", "recorded"}
+    assert deployment.ask("counter", "tick") == 21
+    assert deployment.history() == before
+
+    # and the way back is still there, though it is now only in a pack
+    deployment.work.tag("counter/v1.1.1", first)
+    assert deployment.push("counter/v1.1.1").returncode == 0
+    assert deployment.ask("counter", "tick") == 22
+
+
+def test_a_pre_release_is_recorded_and_goes_live_only_where_they_are_wanted(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    deployment.write("counter", TEN)
+    deployment.release("counter/v1.1.0-rc.1")
+
+    pushed = deployment.push("main", "counter/v1.1.0-rc.1")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "recorded" in outcome_line(pushed, "counter/v1.1.0-rc.1")
+    assert deployment.ask("counter", "tick") == 1
+
+    deployment.stop()
+    config = deployment.place.config_file
+    config.write_text(config.read_text().replace("# prereleases = false", "prereleases = true"))
+    deployment.start()
+    wait_until(lambda: deployment.version() == "1.1.0-rc.1", "the pre-release is live")
+    assert deployment.ask("counter", "tick") == 11
+
+
+def test_a_lower_version_is_recorded_and_not_deployed(deployment: Deployment) -> None:
+    deployment.deploy("counter/v2.0.0", counter=ONE)
+    deployment.write("counter", TEN)
+    deployment.release("counter/v1.9.0")
+
+    pushed = deployment.push("main", "counter/v1.9.0")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "recorded" in outcome_line(pushed, "counter/v1.9.0")
+    assert "counter/v2.0.0 is higher" in outcome_line(pushed, "counter/v1.9.0")
+    assert deployment.ask("counter", "tick") == 1
+
+
+def test_the_same_tree_under_a_new_tag_is_unchanged(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    deployment.ask("counter", "tick")
+    deployment.work.write("README", "nothing of the counter")
+    commit_id = deployment.release(V2)
+
+    pushed = deployment.push("main", V2)
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "unchanged" in outcome_line(pushed, V2)
+    newest = deployment.history()[0]
+    assert (newest["outcome"], newest["pause_us"]) == ("unchanged", 0.0)
+    row = deployment.status()["modules"]["counter"]
+    assert (row["version"], row["tag"], row["commit"]) == ("1.1.0", V2, commit_id)
+    assert deployment.deployments()[-1]["Outcome"] == ["unchanged"]
+    assert deployment.ask("counter", "tick") == 2
+
+
+def outcome_line(pushed: subprocess.CompletedProcess[str], tag: str) -> str:
+    """The last line that the push printed of this tag, before Git's own summary."""
+    lines = [line for line in pushed.stderr.splitlines() if line.startswith(f"remote: {tag}: ")]
+    assert lines, pushed.stderr
+    return lines[-1]
