@@ -30,7 +30,8 @@ QUARANTINE_NAMES = frozenset(
     {"GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"}
 )
 
-_KEPT = ("PATH", "HOME", "TMPDIR")
+# No HOME: an older Git knows no GIT_CONFIG_GLOBAL and would read the user's file.
+_KEPT = ("PATH", "TMPDIR")
 _ENVIRONMENT = {
     "LC_ALL": "C",
     "GIT_CONFIG_NOSYSTEM": "1",

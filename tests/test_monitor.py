@@ -184,7 +184,10 @@ def test_a_push_seen_half_done_is_not_told_until_it_rests(store: RepoStore, work
         assert len(watch.told) == 2
 
 
-def test_wake_trusts_one_read(store: RepoStore, work: GitRepo) -> None:
+def test_wake_looks_at_once_and_trusts_one_read(
+    store: RepoStore, work: GitRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TagMonitor, "_look_again", lambda _: None)
     with Watch(store.path, debounce_s=2.0) as watch:
         started = time.monotonic()
         work.release("counter/v1.0.0")

@@ -54,6 +54,12 @@ def test_a_release_is_staged_under_its_tree_id_compiled_and_described(
 ) -> None:
     work.write("modules/counter/sub/__init__.py", "X = 1\n")
     work.write("modules/counter/data.bin", bytes(range(256)))
+    for name in (
+        "sub.txt",
+        "sub-x.txt",
+        "sub0.txt",
+    ):  # Git sorts the folder sub among them as if it were sub/
+        work.write(f"modules/counter/{name}", name)
     work.write("modules/counter/run.sh", "#!/bin/sh\n").chmod(0o755)
     work.release("counter/v1.0.0", toml="durable = true")
     describer = Describer()
@@ -224,6 +230,21 @@ def test_a_sweep_keeps_what_is_named_and_removes_the_rest_and_every_leftover(
     assert stage.sweep({kept.release.tree_id}) == [gone.release.tree_id]
     assert [path.name for path in (tmp_path / "stage").iterdir()] == [kept.release.tree_id]
     assert stage.stage(gone.release).path.is_dir(), "and it can come back"
+
+
+def test_a_sweep_leaves_the_folder_that_is_being_filled_alone(
+    store: RepoStore, work: GitRepo, tmp_path: Path
+) -> None:
+    work.release("counter/v1.0.0")
+    swept: list[list[str]] = []
+
+    def sweep_meanwhile(_path: Path, _package: str, _manifest: ModuleManifest) -> bytes:
+        swept.append(stage.sweep(set()))
+        return b"{}"
+
+    stage = Stage(tmp_path / "stage", store, sweep_meanwhile)
+    assert (stage.stage(release_of(store, "counter/v1.0.0")).path / "counter/__init__.py").is_file()
+    assert swept == [[]]
 
 
 def test_a_killed_staging_leaves_only_a_leftover_that_the_next_sweep_removes(

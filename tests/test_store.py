@@ -150,6 +150,13 @@ def test_a_shared_folder_that_is_missing_is_named(store: RepoStore, work: GitRep
         store.release(tag_ref(store, "counter/v1.0.0"), store.refs())
 
 
+def test_a_shared_folder_may_not_hide_the_package_itself(store: RepoStore, work: GitRepo) -> None:
+    work.write("lib/counter/__init__.py", "")
+    work.release("counter/v1.0.0", toml='shared = ["lib/counter"]')
+    with pytest.raises(ReleaseInvalid, match="shared lib/counter would hide the package"):
+        store.release(tag_ref(store, "counter/v1.0.0"), store.refs())
+
+
 def test_the_composition_is_a_release_too(store: RepoStore, work: GitRepo) -> None:
     work.write("app.toml", '[modules.counter]\nconfig = { by = 2 }\n[modules.second]\npackage = "counter"\n')
     work.module()
