@@ -228,6 +228,11 @@ class Operations:
     async def _retry(self, request: dict[str, object], emit: Emit) -> object:
         asked = _read(request, _Tag)
         refs = await self._upgrader.repository.refs()
+        taken_back = self._taken_back(asked.tag) if asked.tag not in refs else None
+        if taken_back is not None:
+            await self._upgrader.lift(self._quarantined_with(taken_back), "livetag retry", "asked for")
+            text = f"commit {taken_back[1][:12]} is out of quarantine. Push its tag again: git push live {asked.tag}"
+            return {"tags": [{"tag": asked.tag, "verdict": "lifted", "text": text}]}
         self._known_tag(asked.tag, refs)
         ref = refs[asked.tag]
         keys = self._quarantined_with((ref.tag.package, ref.commit_id or ""))
@@ -237,6 +242,12 @@ class Operations:
             )
         await self._upgrader.lift(keys, "livetag retry", "asked for")
         return await self._outcomes([asked.tag], emit, wait=asked.wait)
+
+    def _taken_back(self, tag: str) -> Key | None:
+        """What was last quarantined under a tag that is not there: the push that brought it took it back."""
+        found = [q for q in self._upgrader.book.ledger.quarantine.values() if q.tag == tag]
+        last = max(found, key=lambda q: q.seq, default=None)
+        return None if last is None else (last.package, last.commit_id)
 
     def _quarantined_with(self, key: Key) -> list[Key]:
         """All packages that were quarantined at this commit: they failed together."""

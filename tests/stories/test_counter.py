@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -103,33 +104,55 @@ def test_a_broken_version_fails_the_push_and_leaves_no_tag(deployment: Deploymen
     assert deployment.tags() == [V1]
 
 
-def test_retry_gives_a_quarantined_release_another_chance(deployment: Deployment) -> None:
-    """The release was right; what it needs was missing in this place."""
-    needs = deployment.path.parent / "needed"
-    picky = f"""
+def needing(file: Path) -> str:
+    """Write a counter that is right, and fails where the file is missing."""
+    return f"""
         from pathlib import Path
 
         from livetag import Module, handles
 
         class Counter(Module):
             async def prepare(self) -> None:
-                Path({str(needs)!r}).read_text()
+                Path({str(file)!r}).read_text()
 
             @handles
             def tick(self) -> str:
                 return "prepared"
     """
-    deployment.write("counter", picky)
-    deployment.release(V1)
-    assert deployment.push("main", V1).returncode == 1
 
-    needs.write_text("here")
+
+def test_retry_gives_a_quarantined_release_another_chance(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.write("counter", needing(tmp_path / "needed"))
+    deployment.release(V1)
     deployment.git("fetch", "--quiet", str(deployment.work.path), f"refs/tags/{V1}:refs/tags/{V1}")
+    wait_until(lambda: deployment.status()["quarantine"], "the release has failed")
+    assert deployment.tags() == [V1], "a tag that no push brought stays, and quarantine does the work"
+
+    (tmp_path / "needed").write_text("here")
     retried = deployment.livetag("retry", V1)
 
     assert retried.returncode == 0, retried.stderr
     assert deployment.ask("counter", "tick") == "prepared"
     assert deployment.status()["quarantine"] == []
+
+
+def test_retry_after_a_failed_push_makes_room_for_the_same_push(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.write("counter", needing(tmp_path / "needed"))
+    deployment.release(V1)
+    pushed = deployment.push("main", V1)
+    assert pushed.returncode == 1
+    assert f"livetag retry {V1}" in pushed.stderr
+    (tmp_path / "needed").write_text("here")
+    assert deployment.push(V1).returncode == 1, "nothing leaves quarantine on its own"
+
+    retried = deployment.livetag("retry", V1)
+
+    assert retried.returncode == 0, retried.stderr
+    assert f"git push live {V1}" in retried.stdout
+    assert deployment.push(V1).returncode == 0
+    assert deployment.ask("counter", "tick") == "prepared"
 
 
 def test_a_moved_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:

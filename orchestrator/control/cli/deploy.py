@@ -13,6 +13,7 @@ from orchestrator.control.cli.views import HistoryEntry, Outcome, Outcomes
 
 IN_SERVICE = ("live", "unchanged", "committed", "confirmed")
 UNDER_WAY = "under way"
+LIFTED = "lifted"  # the tag is not there any more, so a retry can only make its commit welcome again
 
 OneTag = Annotated[
     str, typer.Argument(metavar="TAG", help="A release tag, e.g. counter/v1.2.0.", show_default=False)
@@ -63,7 +64,7 @@ def finish(facts: object, *, as_json: bool, wait: bool = True) -> None:
     if as_json:
         print_json(facts)
     outcomes = _outcomes(facts)
-    good = IN_SERVICE if wait else (*IN_SERVICE, UNDER_WAY)
+    good = (*IN_SERVICE, LIFTED) if wait else (*IN_SERVICE, LIFTED, UNDER_WAY)
     failed = [outcome for outcome in outcomes if outcome.verdict not in good]
     if not as_json:
         for outcome in outcomes:
