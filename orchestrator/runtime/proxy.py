@@ -68,6 +68,7 @@ class ModuleProxy:
         self._timers = Timers(app.clock, self._tick)
         self.intakes = Intakes(self)
         self._closing = False
+        self._left: str | None = None  # why the module is no longer part of the application
         self._pump_task: asyncio.Task[None] | None = None
 
     # -- service: what a switch does to a module ---------------------------------------------------------------
@@ -110,13 +111,14 @@ class ModuleProxy:
         """End timers and start no new intake item; what is in the mailbox is still handled."""
         self._timers.stop()
 
-    def bury_waiting(self, reason: str) -> int:
-        """Move all waiting messages to the dead letters; their askers get the reason. Returns how many."""
-        count = 0
+    def leave(self, reason: str) -> None:
+        """Handle nothing more: what waits, and what still comes, goes to the dead letters; askers get the reason."""
+        self._left = reason
         for message in self.mailbox.drain():
-            self._bury(message, Leaving(f"{self.name} left service before this was handled: {reason}"))
-            count += 1
-        return count
+            self._bury(message, self._leaving())
+
+    def _leaving(self) -> Leaving:
+        return Leaving(f"{self.name} left service before this was handled: {self._left}")
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
@@ -126,6 +128,10 @@ class ModuleProxy:
         A unit's message to a module that a switch holds, or that waits for that unit, is taken over the limit, so that
         nobody waits in a circle (DESIGN §7.4).
         """
+        if self._left is not None:  # an event on its way when the module was removed
+            self.mailbox.accepted += 1
+            self._bury(message, self._leaving())
+            return None
         mailbox = self.mailbox
         admitted = None
         if sender is not None and mailbox.full and (self.held is not None or leads_to(self, sender)):

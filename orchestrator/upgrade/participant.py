@@ -201,6 +201,8 @@ class Participant:
             if self._kept is not None:
                 for message in self._kept.messages:
                     self.proxy.mailbox.put_over_limit(message)
+        else:
+            self.proxy.leave("it was removed")
 
     # -- after the decision -------------------------------------------------------------------------------------
 
@@ -209,7 +211,6 @@ class Participant:
         if self.new is not None:
             self.proxy.start()
         else:
-            self.proxy.bury_waiting("it was removed")
             await self.proxy.close("it was removed")
 
     async def retire(self, *, committed: bool) -> None:

@@ -183,7 +183,7 @@ def make_plan(
     `app_ref` is the composition's tag if there is one: only then a module that is no candidate leaves.
     """
     changes, renamed = _changes(candidates, table, leaving=app_ref is not None)
-    groups = [_with_own_checks(g, candidates, live, environment) for g in _grouped(changes, app_ref)]
+    groups = [_with_own_checks(g, candidates, live, environment) for g in _grouped(changes, table, app_ref)]
     refused = [g for g in groups if g.refused is not None]
     ready, waiting = _settle([g for g in groups if g.refused is None], candidates, table)
     return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed))
@@ -225,20 +225,21 @@ def _same_service(before: Entry, after: Entry) -> bool:
     )
 
 
-def _grouped(changes: Sequence[Change], app_ref: TagRef | None) -> list[Group]:
-    """One group per commit, the oldest tag's name first so that the order is the same in every run."""
+def _grouped(changes: Sequence[Change], table: Mapping[str, Entry], app_ref: TagRef | None) -> list[Group]:
+    """One group per commit, in the same order in every run."""
     by_commit: dict[str, list[Change]] = {}
     for change in changes:
         by_commit.setdefault(_commit_of(change, app_ref), []).append(change)
+    serving = {(entry.package, entry.commit_id) for entry in table.values()}
     groups = []
     for commit, members in sorted(by_commit.items(), key=lambda item: item[1][0].name):
         after = [c.after for c in members if c.after is not None]
-        tags = {e.tag for e in after}
+        # A release that serves already is not to blame if a composition that uses it anew fails.
+        keys = {(e.package, e.commit_id) for e in after} - serving
+        tags = {e.tag for e in after if (e.package, e.commit_id) in keys}
         if app_ref is not None and app_ref.commit_id == commit:
             tags.add(app_ref.tag.name)
-        keys = {(e.package, e.commit_id) for e in after} | {
-            (APP, commit) for t in tags if t.startswith(f"{APP}/")
-        }
+            keys.add((APP, commit))
         groups.append(Group(tuple(sorted(keys)), tuple(sorted(tags)), tuple(members)))
     return groups
 

@@ -1,0 +1,527 @@
+"""The transaction: two-phase commit, undo at every step, and COMMITTED as the only decision (DESIGN §7)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypedDict
+
+import pytest
+
+from livetag import Module, handles
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.participant import Code, Incoming, Participant
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Record,
+    RolledBack,
+)
+from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
+from repo_store.manifest import Limits
+
+
+class State(TypedDict):
+    total: int
+
+
+class NewState(TypedDict):
+    total: int
+    seen: list[int]
+
+
+class Counter(Module[State]):
+    """The version in service; keeps a diary of what the protocol did to it."""
+
+    def initial_state(self) -> State:
+        return {"total": 0}
+
+    @handles
+    def add(self, n: int) -> int:
+        self.state["total"] += n
+        return self.state["total"]
+
+    @handles
+    async def slow(self, gate: str) -> int:
+        await GATES[gate].wait()
+        self.state["total"] += 1
+        return self.state["total"]
+
+    def hand_over(self) -> dict[str, Any]:
+        DIARY.append(f"{self.name} {self.version} hands over")
+        return {"socket": f"socket of {self.name}"}
+
+    def take_over(self, resources: dict[str, Any]) -> None:
+        DIARY.append(f"{self.name} {self.version} takes {resources.get('socket', 'nothing')}")
+
+    async def stop(self) -> None:
+        DIARY.append(f"{self.name} {self.version} stops")
+
+
+class Better(Counter):
+    @handles
+    def add(self, n: int) -> int:
+        self.state["total"] += 10 * n
+        return self.state["total"]
+
+
+class Reshaped(Module[NewState]):
+    state_version = 2
+
+    def initial_state(self) -> NewState:
+        return {"total": 0, "seen": []}
+
+    @handles
+    def add(self, n: int) -> int:
+        self.state["total"] += n
+        self.state["seen"].append(n)
+        return self.state["total"]
+
+
+@Reshaped.migrates(1, 2)
+def up(old: dict[str, Any]) -> NewState:
+    return {"total": old["total"], "seen": []}
+
+
+@Reshaped.migrates(2, 1)
+def down(new: NewState) -> dict[str, Any]:
+    return {"total": new["total"]}
+
+
+GATES: dict[str, asyncio.Event] = {}
+DIARY: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    GATES.clear()
+    DIARY.clear()
+
+
+class Log:
+    """The journal of these tests; fails or runs `before` at a kind of fact if it is told to."""
+
+    def __init__(self) -> None:
+        self.facts: list[Fact] = []
+        self.fails_at: type | None = None
+        self.not_durable: type | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(fact).__name__ for fact in self.facts]
+
+    def append(self, fact: Fact, /) -> Ticket:
+        if self.fails_at is not None and isinstance(fact, self.fails_at):
+            raise JournalFailed("the disk is full")
+        self.facts.append(fact)
+        lost = self.not_durable is not None and isinstance(fact, self.not_durable)
+        return Ticket(Record(len(self.facts), 0.0, fact, b""), lost=lost)
+
+    async def write(self, fact: Fact, /) -> Record:
+        return await self.append(fact).wait()
+
+    def wake(self) -> None:
+        DIARY.append("writer woken")
+
+
+class Ticket:
+    def __init__(self, record: Record, *, lost: bool) -> None:
+        self.record = record
+        self._lost = lost
+
+    async def wait(self) -> Record:
+        if self._lost:
+            raise JournalFailed("the disk is full")
+        return self.record
+
+
+class Source:
+    def __init__(self, cls: type[Module[Any]], try_out: Exception | None = None) -> None:
+        self._cls = cls
+        self._error = try_out
+
+    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+        if self._error is not None:
+            raise self._error
+
+    async def load(self) -> Code:
+        return Code(Blueprint(self._cls), None, "test:Test")
+
+
+def entry(name: str, version: str, cls: type[Module[Any]]) -> Entry:
+    return Entry(
+        name, name, version, f"{name}/v{version}", version * 5, version, "", state_version=cls.state_version
+    )
+
+
+class Scene:
+    """An application with counters in service, and transactions over them."""
+
+    def __init__(self, app: Application, log: Log) -> None:
+        self.app = app
+        self.log = log
+        self.table: dict[str, Entry] = {}
+        self._txn = 0
+
+    def part(
+        self, name: str, version: str, cls: type[Module[Any]] | None, limits: Limits = Limits(), **source: Any
+    ) -> Participant:
+        after = entry(name, version, cls) if cls is not None else None
+        incoming = Incoming(Source(cls, **source), limits, {}) if cls is not None else None
+        return Participant(self.app, Change(name, self.table.get(name), after), incoming)
+
+    async def run(self, *parts: Participant) -> Outcome:
+        self._txn += 1
+        planned = Planned(self._txn, tuple(p.change for p in parts), "test", "test")
+        transaction = UpgradeTransaction(self.app, planned, parts, self.log, patience_s=0.001)
+        outcome = await transaction.run()
+        if outcome.result == "committed":
+            self.table.update({p.name: p.change.after for p in parts if p.change.after is not None})
+        await transaction.retire(outcome)
+        return outcome
+
+    def versions(self) -> dict[str, str]:
+        return {
+            n: p.implementation.version for n, p in self.app.modules.items() if p.implementation is not None
+        }
+
+
+def story(play: Callable[[Scene], Awaitable[None]], modules: Sequence[str] = ("a", "b")) -> None:
+    """Run `play` on a scene where each of `modules` serves Counter 1.0.0."""
+
+    async def main() -> None:
+        scene = Scene(Application(), Log())
+        await scene.run(*(scene.part(name, "1.0.0", Counter) for name in modules))
+        scene.log.facts.clear()
+        DIARY.clear()
+        try:
+            await play(scene)
+        finally:
+            for proxy in scene.app.modules.values():
+                assert proxy.held is None
+                await proxy.close("end of the test")
+
+    asyncio.run(main())
+
+
+def test_a_swap_keeps_the_state_and_records_each_phase_in_order() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.app.ask("a", "add", {"n": 3})
+        outcome = await scene.run(scene.part("a", "1.1.0", Better))
+        assert outcome.result == "committed"
+        assert scene.log.kinds == ["Planned", "Prepared", "Committed", "Confirmed"]
+        assert await scene.app.ask("a", "add", {"n": 1}) == 13
+        assert scene.versions() == {"a": "1.1.0", "b": "1.0.0"}
+
+    story(play)
+
+
+def test_resources_go_from_the_old_version_to_the_new_and_the_old_one_stops_once() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.run(scene.part("a", "1.1.0", Better))
+        assert [line for line in DIARY if line != "writer woken"] == [
+            "a 1.0.0 hands over",
+            "a 1.1.0 takes socket of a",
+            "a 1.0.0 stops",
+        ]
+
+    story(play)
+
+
+def test_state_migrates_up_and_down_and_what_the_old_shape_can_say_survives() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.app.ask("a", "add", {"n": 3})
+        assert (await scene.run(scene.part("a", "2.0.0", Reshaped))).result == "committed"
+        assert await scene.app.ask("a", "add", {"n": 4}) == 7
+        assert (await scene.run(scene.part("a", "1.0.1", Counter))).result == "committed"
+        assert await scene.app.ask("a", "add", {"n": 1}) == 8
+
+    story(play)
+
+
+def test_several_modules_switch_together_or_not_at_all() -> None:
+    class RefusesLate(Better):
+        def take_over(self, resources: dict[str, Any]) -> None:
+            raise OSError("port in use")
+
+    async def play(scene: Scene) -> None:
+        await scene.app.ask("a", "add", {"n": 1})
+        outcome = await scene.run(scene.part("a", "1.1.0", Better), scene.part("b", "1.1.0", RefusesLate))
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "b: take_over() raised OSError: port in use" in outcome.reason
+        assert scene.versions() == {"a": "1.0.0", "b": "1.0.0"}
+        assert scene.log.kinds == ["Planned", "Prepared", "RolledBack"]
+        assert await scene.app.ask("a", "add", {"n": 1}) == 2
+        taken_back = [
+            line for line in DIARY if line.endswith("1.0.0 takes socket of a") or "b 1.0.0 takes" in line
+        ]
+        assert taken_back == ["b 1.0.0 takes socket of b", "a 1.0.0 takes socket of a"]  # in reverse order
+        assert (
+            await scene.run(scene.part("a", "1.1.0", Better), scene.part("b", "1.1.0", Better))
+        ).result == "committed"
+        assert scene.versions() == {"a": "1.1.0", "b": "1.1.0"}
+
+    story(play)
+
+
+class RaisesInPrepare(Better):
+    async def prepare(self) -> None:
+        raise ValueError("no licence")
+
+
+class ExitsInPrepare(Better):
+    async def prepare(self) -> None:
+        raise SystemExit(3)
+
+
+class HangsInPrepare(Better):
+    async def prepare(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)  # does not leave at once
+
+
+class RaisesInTakeOver(Better):
+    def take_over(self, resources: dict[str, Any]) -> None:
+        raise KeyError("socket")
+
+
+class ExitsInTakeOver(Better):
+    def take_over(self, resources: dict[str, Any]) -> None:
+        raise SystemExit(1)
+
+
+class SpinsInTakeOver(Better):
+    def take_over(self, resources: dict[str, Any]) -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:  # the worst author there is
+                if "again" in DIARY:
+                    raise
+                DIARY.append("again")
+
+
+class NoSteps(Reshaped):
+    state_version = 3
+
+
+class OtherType(Counter):
+    pass
+
+
+class Wrong(Module[NewState]):
+    """The same state version, another type."""
+
+    @handles
+    def add(self, n: int) -> int:
+        return n
+
+
+class RaisesInMigration(Reshaped):
+    pass
+
+
+@RaisesInMigration.migrates(1, 2)
+def fails(old: dict[str, Any]) -> NewState:
+    raise KeyError("total_count")
+
+
+class Misfits(Reshaped):
+    pass
+
+
+@Misfits.migrates(1, 2)
+def misfits(old: dict[str, Any]) -> Any:
+    return {"total": "many", "seen": []}
+
+
+BAD: dict[str, tuple[type[Module[Any]], str, str]] = {
+    "prepare raises": (RaisesInPrepare, "release", r"a: prepare\(\) raised ValueError: no licence"),
+    "prepare exits": (ExitsInPrepare, "release", r"a: prepare\(\) raised SystemExit: 3"),
+    "prepare hangs": (HangsInPrepare, "release", r"a: .*did not end within limits.load_s = 0.3 s"),
+    "take_over raises": (RaisesInTakeOver, "release", r"a: take_over\(\) raised KeyError: 'socket'"),
+    "take_over exits": (ExitsInTakeOver, "release", r"a: take_over\(\) raised SystemExit: 1"),
+    "take_over spins": (SpinsInTakeOver, "release", r"interrupted after 250 ms; limits.pause_ms = 50"),
+    "a migration is missing": (NoSteps, "release", r"a: No migration leads from state version 1 to 3"),
+    "the state does not fit": (Wrong, "release", r"a: .*missing required field `seen`"),
+    "a migration raises": (RaisesInMigration, "release", r"a: migration raised KeyError: 'total_count'"),
+    "a migrated state does not fit": (
+        Misfits,
+        "release",
+        r"a: migration: .*Expected `int`, got `str` - at `\$.total`",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_version_leaves_everything_as_it_was(what: str) -> None:
+    cls, fault, words = BAD[what]
+
+    async def play(scene: Scene) -> None:
+        await scene.app.ask("a", "add", {"n": 5})
+        before = scene.app.modules["a"].implementation
+        outcome = await scene.run(scene.part("a", "1.1.0", cls, Limits(load_s=0.3)))
+        assert (outcome.result, outcome.fault) == ("rolled_back", fault)
+        assert re.search(words, outcome.reason), outcome.reason
+        assert scene.log.kinds[-1] == "RolledBack"
+        assert not any(isinstance(fact, Committed) for fact in scene.log.facts)
+        assert scene.app.modules["a"].implementation is before
+        assert await scene.app.ask("a", "add", {"n": 1}) == 6
+        assert (await scene.run(scene.part("a", "1.2.0", Better))).result == "committed"
+
+    story(play)
+
+
+def test_a_pause_over_the_budget_is_undone_and_is_the_fault_of_the_moment() -> None:
+    class Slow(Better):
+        def take_over(self, resources: dict[str, Any]) -> None:
+            end = asyncio.get_running_loop().time() + 0.03
+            while asyncio.get_running_loop().time() < end:
+                pass
+
+    async def play(scene: Scene) -> None:
+        outcome = await scene.run(scene.part("a", "1.1.0", Slow, Limits(pause_ms=20.0)))
+        assert (outcome.result, outcome.fault) == ("rolled_back", "moment")
+        assert "over limits.pause_ms = 20" in outcome.reason
+        assert scene.versions()["a"] == "1.0.0"
+        record = scene.log.facts[-1]
+        assert isinstance(record, RolledBack)
+        assert record.pause_us > 20_000
+
+    story(play)
+
+
+def test_a_unit_that_does_not_end_is_named_and_the_old_version_serves_on() -> None:
+    async def play(scene: Scene) -> None:
+        GATES["x"] = asyncio.Event()
+        waiting = asyncio.ensure_future(scene.app.ask("a", "slow", {"gate": "x"}, timeout_s=30))
+        await asyncio.sleep(0)
+        outcome = await scene.run(scene.part("a", "1.1.0", Better, Limits(drain_s=0.2)))
+        assert (outcome.result, outcome.fault) == ("rolled_back", "moment")
+        assert "a in 'slow'" in outcome.reason
+        GATES["x"].set()
+        assert await waiting == 1
+        assert await scene.app.ask("a", "add", {"n": 1}) == 2
+
+    story(play)
+
+
+def test_messages_that_come_during_the_drain_are_handled_by_the_new_version_in_order() -> None:
+    async def play(scene: Scene) -> None:
+        GATES["x"] = asyncio.Event()
+        first = asyncio.ensure_future(scene.app.ask("a", "slow", {"gate": "x"}, timeout_s=30))
+        await asyncio.sleep(0)
+        swap = asyncio.ensure_future(scene.run(scene.part("a", "1.1.0", Better)))
+        held = scene.app.modules["a"]
+        while held.held is None:
+            await asyncio.sleep(0.001)
+        asks = [asyncio.ensure_future(scene.app.ask("a", "add", {"n": n}, timeout_s=30)) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+        GATES["x"].set()
+        outcome = await swap
+        assert outcome.pause.held_messages == 3
+        assert [await first, *[await ask for ask in asks]] == [1, 11, 31, 61]
+
+    story(play)
+
+
+@pytest.mark.parametrize("kind", [Planned, Prepared, Committed])
+def test_a_journal_that_fails_before_the_decision_changes_nothing(kind: type) -> None:
+    async def play(scene: Scene) -> None:
+        scene.log.fails_at = kind
+        try:
+            outcome = await scene.run(scene.part("a", "1.1.0", Better), scene.part("b", "1.1.0", Better))
+        except JournalFailed:
+            assert kind is Planned
+        else:
+            assert (outcome.result, outcome.fault) == ("rolled_back", "moment")
+        assert scene.versions() == {"a": "1.0.0", "b": "1.0.0"}
+        assert await scene.app.ask("a", "add", {"n": 1}) == 1
+
+    story(play)
+
+
+def test_a_decision_that_does_not_reach_the_disk_is_in_doubt_and_the_new_versions_serve_on() -> None:
+    async def play(scene: Scene) -> None:
+        scene.log.not_durable = Committed
+        outcome = await scene.run(scene.part("a", "1.1.0", Better))
+        assert outcome.result == "in_doubt"
+        assert scene.versions()["a"] == "1.1.0"
+        assert not any(isinstance(fact, (Confirmed, RolledBack)) for fact in scene.log.facts)
+
+    story(play)
+
+
+def test_the_writer_is_woken_after_the_pause_not_in_it() -> None:
+    async def play(scene: Scene) -> None:
+        woken_while_held = []
+        wake = scene.log.wake
+
+        def woken() -> None:
+            woken_while_held.append(scene.app.quiesce is not None)
+            wake()
+
+        scene.log.wake = woken  # type: ignore[method-assign]
+        await scene.run(scene.part("a", "1.1.0", Better))
+        assert woken_while_held == [False]
+
+    story(play)
+
+
+def test_a_stop_of_the_host_before_the_switch_rolls_back() -> None:
+    async def play(scene: Scene) -> None:
+        GATES["x"] = asyncio.Event()
+        waiting = asyncio.ensure_future(scene.app.ask("a", "slow", {"gate": "x"}, timeout_s=30))
+        await asyncio.sleep(0)
+        swap = asyncio.ensure_future(scene.run(scene.part("a", "1.1.0", Better)))
+        while scene.app.modules["a"].held is None:
+            await asyncio.sleep(0.001)
+        swap.cancel()
+        outcome = await swap
+        assert (outcome.result, outcome.reason) == ("rolled_back", "the host is stopping")
+        assert scene.app.modules["a"].held is None
+        GATES["x"].set()
+        assert await waiting == 1
+
+    story(play)
+
+
+def test_a_module_that_is_removed_leaves_its_waiting_messages_in_the_dead_letters() -> None:
+    async def play(scene: Scene) -> None:
+        GATES["x"] = asyncio.Event()
+        first = asyncio.ensure_future(scene.app.ask("a", "slow", {"gate": "x"}, timeout_s=30))
+        await asyncio.sleep(0)
+        await scene.app.send("a", "add", {"n": 1})
+        swap = asyncio.ensure_future(scene.run(scene.part("a", "", None)))
+        while scene.app.modules["a"].held is None:
+            await asyncio.sleep(0.001)
+        GATES["x"].set()
+        assert await first == 1
+        assert (await swap).result == "committed"
+        assert list(scene.app.modules) == ["b"]
+        assert [(letter.module, letter.message.type) for letter in scene.app.letters] == [("a", "add")]
+
+    story(play)
+
+
+def test_two_modules_cannot_have_one_name() -> None:
+    async def play(scene: Scene) -> None:
+        part = scene.part("c", "1.0.0", Counter)
+        named = Entry("c", "c", "1.0.0", "c/v1.0.0", "", "", "", also=("a",))
+        part.change = Change("c", None, named)
+        outcome = await scene.run(part)
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "the name 'a' would stand for a and for c" in outcome.reason
+
+    story(play)
