@@ -112,6 +112,9 @@ STATUS: dict[str, object] = {
     "quarantine": [
         {"module": "counter", "commit": "e" * 40, "tag": "counter/v2.0.0", "reason": "bad", "at": 1.0}
     ],
+    "waiting": [{"tags": ["rib/v1.0.0"], "why": "needs clock >=2"}],
+    "dead_letters": 2,
+    "problem": "the journal cannot be written",
     "availability": 0.99999997,
     "last_change": {
         "id": 4,
@@ -171,6 +174,10 @@ def test_status_begins_with_availability_the_last_change_by_whom_and_its_undo(
     assert first.endswith(" by ada · undo: livetag rollback --txn 4")
     assert "counter/v1.1.0" in shown
     assert "transaction 5 is prepared: counter" in shown
+    assert "waiting: rib/v1.0.0: needs clock >=2" in shown
+    assert "dead letters: 2" in shown
+    assert "problem: the journal cannot be written" in shown
+    assert not [line for line in shown.splitlines() if line != line.rstrip()]
     assert "quarantined: counter at eeeeeeeeeeee (counter/v2.0.0): bad" in shown
 
 

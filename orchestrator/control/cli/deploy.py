@@ -37,7 +37,7 @@ def plan(tag: OptionalTag = None, named: Dir = None, as_json: Json = False) -> N
     facts = Session.find(named).ask("plan", {"tag": tag}, timeout_s=UPGRADE_S)
     if as_json:
         print_json(facts)
-    elif facts in (None, [], {}):
+    elif not isinstance(facts, dict) or not any(facts.values()):
         say("Nothing is to be done.")
     else:
         show_facts(facts)

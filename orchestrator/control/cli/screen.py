@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator.control.printable import printable, printable_lines
 
-PIPE_WIDTH = 200  # a table in a pipe is for grep: rich would fold it at 80
+PIPE_WIDTH = 2000  # a table in a pipe is for grep, one row a line: rich would fold it at 80
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -64,7 +64,11 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     )
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(cell)) for cell in row))
-    console().print(table)
+    out = console()
+    with out.capture() as drawn:
+        out.print(table)
+    lines = (line.rstrip() for line in drawn.get().splitlines())
+    out.file.write("".join(f"{line}\n" for line in lines if line))
 
 
 def moment(at: float | str | None) -> str:

@@ -19,9 +19,15 @@ def show_status(status: Status) -> None:
     if status.transaction is not None:
         running = status.transaction
         say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}")
+    for group in status.waiting:
+        say(f"waiting: {', '.join(group.tags)}: {group.why}")
     for held in status.quarantine:
         tag = f" ({held.tag})" if held.tag else ""
         say(f"quarantined: {held.module} at {held.commit[:12]}{tag}: {held.reason}", style="yellow")
+    if status.dead_letters:
+        say(f"dead letters: {status.dead_letters}; see livetag dead-letters list", style="yellow")
+    if status.problem:
+        say(f"problem: {status.problem}", style="bold red")
 
 
 def first_line(status: Status) -> str:
@@ -51,6 +57,7 @@ def _last_change(last: HistoryEntry | None) -> str:
 def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     box = module.mailbox
     notes = [f"probation: {module.probation}"] if module.probation else []
+    notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {module.drift}"] if module.drift else []
     counts = (box.length, box.accepted, box.handled, box.dead)
     return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))

@@ -23,6 +23,7 @@ class ModuleStatus(msgspec.Struct, frozen=True):
     probation: object = None
     mailbox: Mailbox = Mailbox()
     drift: object = None
+    problem: str | None = None
 
 
 class HostStatus(msgspec.Struct, frozen=True):
@@ -34,6 +35,11 @@ class TransactionStatus(msgspec.Struct, frozen=True):
     id: int
     phase: str
     modules: list[str] = []
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    tags: list[str] = []
+    why: str = ""
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -71,6 +77,9 @@ class Status(msgspec.Struct, frozen=True):
     modules: dict[str, ModuleStatus] = {}
     transaction: TransactionStatus | None = None
     quarantine: list[Quarantined] = []
+    waiting: list[Waiting] = []
+    dead_letters: int = 0
+    problem: str | None = None
     availability: float | None = None
     last_change: HistoryEntry | None = None
 
