@@ -101,7 +101,9 @@ class HostSection(msgspec.Struct, frozen=True):
 
 
 class PolicySection(msgspec.Struct, frozen=True):
-    mode: Literal["default", "strict"] = "default"
+    """Who may deploy. The strict policy (signed tags) is not built yet, and must not look as if it were in force."""
+
+    mode: Literal["default"] = "default"
 
 
 class ControlSection(msgspec.Struct, frozen=True):

@@ -150,11 +150,11 @@ def test_every_mistake_in_an_app_toml_is_named(text: str, parts: list[str]) -> N
 
 def test_a_livetag_toml_sets_the_host_and_refuses_what_it_does_not_know() -> None:
     config = parse_host(
-        b"[host]\nprereleases = true\n[policy]\nmode = 'strict'\n[trial]\nmemory_mb = 256\n", "livetag.toml"
+        b"[host]\nprereleases = true\n[policy]\nmode = 'default'\n[trial]\nmemory_mb = 256\n", "livetag.toml"
     )
-    assert (config.host.prereleases, config.policy.mode, config.trial.memory_mb) == (True, "strict", 256)
+    assert (config.host.prereleases, config.policy.mode, config.trial.memory_mb) == (True, "default", 256)
     with pytest.raises(
-        ManifestInvalid, match=r'policy\.mode = \'lax\' is not allowed; allowed: "default" or "strict"'
+        ManifestInvalid, match=r'policy\.mode = \'lax\' is not allowed; allowed: "default"'
     ):
         parse_host(b"[policy]\nmode = 'lax'", "livetag.toml")
     with pytest.raises(ManifestInvalid, match="host = 3 is not allowed; allowed: a table"):
@@ -164,3 +164,8 @@ def test_a_livetag_toml_sets_the_host_and_refuses_what_it_does_not_know() -> Non
 def test_a_manifest_survives_encoding_so_that_it_can_go_to_a_child_process() -> None:
     manifest = parse_module(WHOLE, "module.toml")
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=ModuleManifest) == manifest
+
+
+def test_the_strict_policy_is_refused_rather_than_silently_not_enforced() -> None:
+    with pytest.raises(ManifestInvalid, match=r"policy\.mode = 'strict' is not allowed"):
+        parse_host(b"[policy]\nmode = 'strict'\n", "livetag.toml")

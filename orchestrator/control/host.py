@@ -86,7 +86,8 @@ class _Host:
             self._deployment.store, self._deployment.stage, _describer(self._config.trial)
         )
         await repository.open()
-        app = Application(first_message_id=newest_id(images) + 1)
+        # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
+        app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         recovered = await bring_back(app, book, repository, images, self._config.trial)
         upgrader = Upgrader(app, repository, book, self._config, _environment(), kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)

@@ -77,7 +77,7 @@ CONFIG = """\
 # drain_s = 10.0          # SIGTERM: how long the units under way may take to end
 
 [policy]
-# mode = "default"        # "strict": only annotated tags with a signature that the host can verify
+# mode = "default"
 
 [control]
 # group = "ops"           # its members may use the control socket too; else only you

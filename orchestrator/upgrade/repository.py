@@ -19,7 +19,6 @@ from orchestrator.upgrade.plan import Candidate, Problem, Wish
 from orchestrator.upgrade.records import Entry
 from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.history import DeploymentEntry, History
-from repo_store.inspect import inspect_release
 from repo_store.manifest import AppManifest, ModuleManifest
 from repo_store.refs import RefChange
 from repo_store.release import RefMap, Release, Tag, TagRef
@@ -79,7 +78,6 @@ class Repository:
             release = self._store.release(wish.ref, refs, wish.package)
             if live is not None and _in_service(live, wish, release):
                 return Candidate(wish, release)
-            inspect_release(self._store, release.commit_id, wish.package)
             staged = self._stage.stage(release)
         except ReleaseInvalid as error:
             return Candidate(wish, release, problem=Problem(str(error), "release"))

@@ -1,0 +1,108 @@
+"""What became of a tag, worked out from refs, ledger and plan."""
+
+from __future__ import annotations
+
+from orchestrator.upgrade.ledger import Ledger, fold
+from orchestrator.upgrade.plan import Plan, desired
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Quarantined,
+    Record,
+    RolledBack,
+    Unchanged,
+)
+from orchestrator.upgrade.verdict import Verdict, View, verdict
+from repo_store.release import TagRef, parse_tag
+
+
+def entry(version: str, commit: str, tag: str | None = None) -> Entry:
+    return Entry("counter", "counter", version, tag or f"counter/v{version}", commit, commit, "o")
+
+
+FIRST, SECOND = entry("1.0.0", "c1"), entry("1.1.0", "c2")
+
+
+def committed(txn: int, change: Change) -> list[Fact]:
+    return [
+        Planned(txn, (change,), "tags", "ann"),
+        Prepared(txn),
+        Committed(txn, 42.4, 3),
+        Confirmed(txn, ""),
+    ]
+
+
+def book(*facts: Fact) -> Ledger:
+    return fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+
+
+SERVING = book(*committed(1, Change("counter", None, FIRST)), *committed(2, Change("counter", FIRST, SECOND)))
+
+
+def said(name: str, ledger: Ledger = SERVING, commits: dict[str, str | None] | None = None) -> Verdict:
+    commits = commits or {"counter/v1.0.0": "c1", "counter/v1.1.0": "c2"}
+    refs = {}
+    for each, commit in commits.items():
+        tag = parse_tag(each)
+        assert tag is not None
+        refs[each] = TagRef(tag, "o", commit)
+    tags = desired(refs, ledger.quarantine, prereleases=False)
+    return verdict(name, View(refs, tags, ledger, Plan(), {}, prereleases=False))
+
+
+def test_the_tag_in_service_is_live_with_its_pause_and_what_waited() -> None:
+    answer = said("counter/v1.1.0")
+    assert (answer.word, "counter 1.0.0 → 1.1.0; pause 42 µs, 3 messages waited" in answer.text) == (
+        "live",
+        True,
+    )
+
+
+def test_a_lower_tag_is_recorded_and_the_higher_one_named() -> None:
+    answer = said("counter/v1.0.0")
+    assert (answer.word, answer.text) == ("recorded", "not deployed: counter/v1.1.0 is higher")
+
+
+def test_a_quarantined_commit_is_refused_with_reason_what_serves_and_what_to_do() -> None:
+    third = entry("1.2.0", "c3")
+    ledger = book(
+        *committed(1, Change("counter", None, FIRST)),
+        *committed(2, Change("counter", FIRST, SECOND)),
+        Planned(3, (Change("counter", SECOND, third),), "tags", "ann"),
+        RolledBack(3, "prepare() raised ValueError", "release"),
+        Quarantined("counter", "c3", "counter/v1.2.0", "prepare() raised ValueError"),
+    )
+    answer = said("counter/v1.2.0", ledger, {"counter/v1.1.0": "c2", "counter/v1.2.0": "c3"})
+    assert answer.word == "refused"
+    for part in (
+        "prepare() raised ValueError",
+        "counter 1.1.0 serves on",
+        "counter/v1.2.1",
+        "livetag retry counter/v1.2.0",
+    ):
+        assert part in answer.text
+
+
+def test_the_same_code_under_a_new_tag_is_unchanged() -> None:
+    again = entry("1.1.0", "c2", "counter/v1.2.0")
+    ledger = book(
+        *committed(1, Change("counter", None, FIRST)),
+        *committed(2, Change("counter", FIRST, SECOND)),
+        Unchanged(3, (Change("counter", SECOND, again),)),
+    )
+    answer = said("counter/v1.2.0", ledger, {"counter/v1.1.0": "c2", "counter/v1.2.0": "c2"})
+    assert (answer.word, "nothing was swapped" in answer.text) == ("unchanged", True)
+
+
+def test_tags_that_say_nothing_to_this_host_are_told_why() -> None:
+    assert said("nightly").word == "ignored"
+    assert said("counter/v9.0.0").word == "recorded"  # it is gone
+    blob = said("counter/v2.0.0", commits={"counter/v2.0.0": None})
+    assert (blob.word, "points at no commit" in blob.text) == ("refused", True)
+    early = said("counter/v2.0.0-rc.1", commits={"counter/v2.0.0-rc.1": "c9"})
+    assert (early.word, "pre-release" in early.text) == ("recorded", True)
