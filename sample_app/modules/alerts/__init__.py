@@ -16,19 +16,19 @@ class State(TypedDict):
 
 
 class Alerts(Module[State]):
-    """config: `file`, appended to; opened for each alert, since alerts are rare and the file may be rotated away."""
+    """config: `output`, appended to; opened for each alert, since alerts are rare and the file may be rotated away."""
 
     def initial_state(self) -> State:
         return {"written": 0}
 
     async def prepare(self) -> None:
-        await asyncio.to_thread(Path(self.config["file"]).touch)  # vote no now if it cannot be written
+        await asyncio.to_thread(Path(self.config["output"]).touch)  # vote no now if it cannot be written
 
     @handles
     def alert(self, alert: dict[str, Any]) -> None:
         at = datetime.fromtimestamp(alert["time"], timezone.utc).isoformat(timespec="seconds")
         line = json.dumps({"at": at, **alert}) + "\n"
-        with Path(self.config["file"]).open("a", encoding="utf-8") as file:
+        with Path(self.config["output"]).open("a", encoding="utf-8") as file:
             file.write(line)
         self.state["written"] += 1
         self.publish("bgp.alert", alert)

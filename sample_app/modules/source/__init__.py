@@ -12,20 +12,20 @@ from .framing import next_record, open_feed
 
 
 class State(TypedDict):
-    file: str
+    feed: str
     offset: int  # unpacked bytes of the file that went to the decoder; the next record starts here
     records: int
     ended: bool
 
 
 class Source(Module[State]):
-    """config: `file`, and `rate` in records per second (0: as fast as the decoder takes them)."""
+    """config: `feed`, and `rate` in records per second (0: as fast as the decoder takes them)."""
 
     def initial_state(self) -> State:
-        return {"file": "", "offset": 0, "records": 0, "ended": False}
+        return {"feed": "", "offset": 0, "records": 0, "ended": False}
 
     async def prepare(self) -> None:
-        self.path = str(self.config["file"])
+        self.path = str(self.config["feed"])
         self.rate = float(self.config.get("rate", 0))
         self.file: BinaryIO | None = None
         self.former: BinaryIO | None = None  # of the version before, which read another file
@@ -45,9 +45,7 @@ class Source(Module[State]):
             self.former = resources.get("file")
 
     async def stop(self) -> None:
-        if (
-            self.file is not None and self.serving
-        ):  # an undone version leaves the file to the one that serves on
+        if self.file is not None and self.serving:  # a version that was undone leaves the file to the other
             self.file.close()
 
     @intake
@@ -66,13 +64,13 @@ class Source(Module[State]):
         at = self.file.tell()
         record = next_record(self.file)
         self.at_end = not record
-        return {"file": self.path, "at": at, "record": record}
+        return {"feed": self.path, "at": at, "record": record}
 
     @handles("read")
-    def on_read(self, file: str, at: int, record: bytes) -> None:
+    def on_read(self, feed: str, at: int, record: bytes) -> None:
         """Pass the record on, once: after a restart the file is read from its start, and the state knows better."""
-        if file != self.state["file"]:
-            self.state.update({"file": file, "offset": 0, "records": 0, "ended": False})
+        if feed != self.state["feed"]:
+            self.state.update({"feed": feed, "offset": 0, "records": 0, "ended": False})
         if at != self.state["offset"]:
             self._seek(at)
         elif record:
