@@ -191,16 +191,14 @@ class Operations:
             number = self._upgrader.look(push_over=True)
             if wait:
                 await self._upgrader.passed(number)
-                while any(v.word == "under way" for v in self._verdicts(tags)) and not self._journal_failed:
+                while self._upgrader.will_look_again and any(
+                    v.word == "under way" for v in self._verdicts(tags)
+                ):
                     await self._upgrader.next_pass()
         if not wait:
             text = "not waited for; see livetag history"
             return {"tags": [{"tag": t, "verdict": "under way", "text": text} for t in tags]}
         return {"tags": [{"tag": v.tag, "verdict": v.word, "text": v.text} for v in self._verdicts(tags)]}
-
-    @property
-    def _journal_failed(self) -> str | None:
-        return self._upgrader.book.journal.failed
 
     def _verdicts(self, tags: Sequence[str]) -> list[Verdict]:
         return [self._verdict(tag) for tag in tags]
@@ -214,7 +212,7 @@ class Operations:
             upgrader.plan,
             upgrader.retries.all_pending(),
             self._config.host.prereleases,
-            self._journal_failed,
+            upgrader.trouble,
         )
         return verdict(tag, view)
 

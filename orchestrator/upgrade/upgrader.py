@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from loguru import logger
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.clock import Timer, sleep_until
 from orchestrator.runtime.loader import collect
 from orchestrator.runtime.message import is_authors
 from orchestrator.upgrade import words
@@ -51,6 +51,7 @@ from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.manifest import HostConfig
 from repo_store.release import APP, RefMap, TagRef
 
+AGAIN_S = 3.0  # after a look that could not read the repository
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
 
 
@@ -77,6 +78,8 @@ class Upgrader:
         self.plan = Plan()
         self.composition_error = ""
         self.app_name = "app"
+        self._again: Timer | None = None
+        self.trouble = ""  # why the last look could not be done
         self._config = config
         self._environment = environment
         self._kept = (
@@ -86,6 +89,7 @@ class Upgrader:
         self._pushers: dict[str, str] = {}  # tag → who pushed it, as far as a push has said so
         self._asked = 0
         self._done = 0
+        self._passes = 0
         self._settled_push = False
         self._wake = asyncio.Event()
         self._passed = asyncio.Condition()
@@ -114,8 +118,15 @@ class Upgrader:
             await self._passed.wait_for(lambda: self._done >= number)
 
     async def next_pass(self) -> None:
-        """Return once a further look has ended."""
-        await self.passed(self._done + 1)
+        """Return once a further look has ended, asked for or due by itself."""
+        async with self._passed:
+            number = self._passes
+            await self._passed.wait_for(lambda: self._passes > number)
+
+    @property
+    def will_look_again(self) -> bool:
+        """Whether a further look is due by itself: a retry, or a repository that could not be read."""
+        return self.retries.next_due is not None or self._again is not None
 
     async def run(self) -> None:
         """Look whenever asked, and when a retry is due, until cancelled."""
@@ -124,19 +135,30 @@ class Upgrader:
             asked, push_over = self._asked, self._settled_push
             self._wake.clear()
             self._settled_push = False
-            try:
-                await self._look(push_over=push_over)
-            except StoreError as error:
-                logger.warning(
-                    "the repository could not be read: {}; looking again at the next change", error
-                )
-            except JournalFailed as error:
-                logger.error("no more upgrades until the host is restarted: {}", error)
-            except Exception:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
-                logger.exception("a look at the repository failed")
+            self.trouble = await self._look_safely(push_over=push_over)
             async with self._passed:
                 self._done = asked
+                self._passes += 1
                 self._passed.notify_all()
+
+    async def _look_safely(self, *, push_over: bool) -> str:
+        """Look; returns why it could not be done, empty if it was."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            await self._look(push_over=push_over)
+        except StoreError as error:
+            logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
+            self._again = self.app.clock.call_at(self.app.clock.now() + AGAIN_S, self.look)
+            return str(error)
+        except JournalFailed as error:
+            logger.error("no more upgrades until the host is restarted: {}", error)
+            return str(error)
+        except Exception as error:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
+            logger.exception("a look at the repository failed")
+            return f"a bug in livetag, {type(error).__name__}: {error}; see the host's log"
+        return ""
 
     async def _wait(self) -> None:
         due = self.retries.next_due
@@ -308,7 +330,9 @@ class Upgrader:
             logger.info(text)
             self._announce(group)
             await self._use_kept(group)
-        elif outcome.result == "rolled_back":
+        elif outcome.result == "in_doubt":
+            raise JournalFailed(f"transaction {outcome.txn} is in doubt until a restart: {outcome.reason}")
+        else:
             await self._after_failure(group, outcome.reason, outcome.fault or "moment", outcome.txn)
 
     async def _after_failure(self, group: Group, reason: str, fault: Fault, txn: int) -> None:

@@ -34,12 +34,14 @@ class View:
     plan: Plan
     retrying: Mapping[Key, str]
     prereleases: bool
-    journal_failed: str | None = None
+    trouble: str = ""  # why the last look at the repository could not be done
 
 
 def verdict(tag: str, view: View) -> Verdict:
     """What is true of the tag now."""
     parsed = parse_tag(tag)
+    if view.trouble:
+        return Verdict(tag, "under way", f"not known yet: {view.trouble}")
     if parsed is None:
         return Verdict(tag, "ignored", "not a release tag (<package>/v<X.Y.Z>); nothing is deployed from it")
     ref = view.refs.get(tag)
@@ -51,8 +53,6 @@ def verdict(tag: str, view: View) -> Verdict:
     key = (package, ref.commit_id)
     if key in view.ledger.quarantine:
         return Verdict(tag, "refused", _quarantined(view.ledger, key))
-    if view.journal_failed is not None:
-        return Verdict(tag, "under way", f"in doubt: {view.journal_failed}")
     if parsed.version.is_prerelease and not view.prereleases:
         return Verdict(
             tag,
