@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from orchestrator.runtime.errors import ModuleError
+
 T = TypeVar("T")
 
 
@@ -58,16 +60,25 @@ async def sleep_until(clock: Clock, when_s: float) -> None:
 async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:
     """What `work` returns or raises, if it ends within `seconds`.
 
-    Raises TimeoutError otherwise: the work is cancelled, but not waited for, since author code may swallow that.
+    Raises ModuleError if it ends by a CancelledError of its own, TimeoutError if it does not end: the work is cancelled, but not waited for, since author code may swallow that.
     """
     task = asyncio.get_running_loop().create_task(work)
     over = asyncio.get_running_loop().create_task(sleep_until(clock, clock.now() + seconds))
     try:
         await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+        if task.cancelled():  # by itself: a caller who is cancelled does not come here
+            raise ModuleError("the author's code raised CancelledError")
         if task.done():
             return task.result()
         raise TimeoutError(f"not done in {seconds:g} s")
     finally:
         over.cancel()
         if not task.done():
+            task.add_done_callback(_look_away)
             task.cancel()
+
+
+def _look_away(task: asyncio.Task[Any]) -> None:
+    """Nobody waits for it any more; what it raises now is not an error that was forgotten."""
+    if not task.cancelled():
+        task.exception()

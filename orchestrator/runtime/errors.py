@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+def error_text(error: BaseException) -> str:
+    """`KeyError: 'n'`, whatever the error is: an author's own `__str__` may raise."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # an error that cannot be told is told by its name
+        return f"{name} (its text cannot be shown)"
+    return f"{name}: {text}" if text else name
+
+
 class ModuleError(Exception):
     """Base of all that the runtime raises on purpose."""
 
@@ -21,6 +31,10 @@ class UnknownMessage(ModuleError):
 
 class BodyRefused(ModuleError):
     """The body does not fit the parameters of the handler."""
+
+
+class Misfit(BodyRefused):
+    """The same, as the decoder says it: not yet with the names of module and version."""
 
 
 class MailboxFull(ModuleError):

@@ -12,7 +12,7 @@ from typing import Any, get_origin, get_type_hints
 
 import msgspec
 
-from orchestrator.runtime.errors import BodyRefused, DefinitionInvalid
+from orchestrator.runtime.errors import DefinitionInvalid, Misfit
 from orchestrator.runtime.message import Message
 
 Arguments = Callable[[Message], tuple[Any, ...]]  # Any: bodies are the author's data
@@ -101,11 +101,11 @@ def _whole(hint: Any, names: list[str | None]) -> Arguments:
         try:
             return msgspec.convert(message.body, hint)
         except msgspec.ValidationError as error:
-            raise BodyRefused(str(error)) from None
+            raise Misfit(str(error)) from None
 
     def plain_dict(message: Message) -> Any:
         if message.body.__class__ is not dict:
-            raise BodyRefused(f"Expected an object, got {type(message.body).__name__}")
+            raise Misfit(f"Expected an object, got {type(message.body).__name__}")
         return message.body
 
     body = plain_dict if hint is dict else decode
@@ -121,7 +121,7 @@ def _fields(body_type: Any, body_names: list[str], names: list[str | None]) -> A
         try:
             return convert({} if message.body is None else message.body, body_type)
         except msgspec.ValidationError as error:
-            raise BodyRefused(str(error)) from None
+            raise Misfit(str(error)) from None
 
     if None in names:
         return lambda message: _mixed(decode(message), message, names)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from loguru import logger
 
 from orchestrator.runtime.blueprint import Blueprint
-from orchestrator.runtime.errors import HandlerFailed, StateInvalid
+from orchestrator.runtime.errors import HandlerFailed, StateInvalid, error_text
 from orchestrator.runtime.handlers import Arguments, Handler
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.module import Module
@@ -28,6 +28,22 @@ class BoundHandler:
         self.is_async = handler.is_async
         self.again = handler.again
         self.call: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature
+
+
+def _nothing() -> None:
+    """Called for a tick that nobody waits for any more."""
+
+
+class _NoHandler(BoundHandler):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.method, self.is_async, self.again = "", False, False
+        self.arguments = lambda _message: ()
+        self.call = _nothing
+
+
+NOTHING: Final = _NoHandler()
 
 
 class Implementation:
@@ -93,13 +109,14 @@ class Implementation:
         self.stopped = True
         try:
             await self.instance.stop()
-        except Exception as error:  # noqa: BLE001  # a version that leaves cannot fail the one that came
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in a version that leaves must not end the host
             logger.bind(module=self.name).warning(
-                "stop() of {} {} raised {!r}", self.name, self.version, error
+                "stop() of {} {} raised {}", self.name, self.version, error_text(error)
             )
 
     def failure(self, type_: str, error: BaseException) -> HandlerFailed:
         """An error of the author's code as a sentence, without the author's classes (they would pin the old version)."""
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         where = author_line(error, self.loaded)
-        return HandlerFailed(f"{self.name} {self.version} failed on {type_!r}: {text} ({where})")
+        return HandlerFailed(f"{self.name} {self.version} failed on {type_!r}: {error_text(error)} ({where})")

@@ -37,7 +37,9 @@ class DeadLetters:
         return iter(list(self._letters.values()))
 
     def add(self, module: str, message: Message, reason: str, at: float) -> DeadLetter:
-        letter = DeadLetter(self._next, module, message, reason, at)
+        # Without its asker's future: the error in it holds the frames, and so the version, of whoever asked.
+        kept = msgspec.structs.replace(message, reply=None, path=())
+        letter = DeadLetter(self._next, module, kept, reason, at)
         self._next += 1
         self._letters[letter.number] = letter
         if len(self._letters) > self._limit:

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import (
     AskCycle,
     AskTimeout,
     BodyRefused,
     Leaving,
     MailboxFull,
+    Misfit,
     ModuleError,
     NotInService,
     UnknownMessage,
 )
+from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.timers import Timers
-from orchestrator.runtime.waits import leads_to
+from orchestrator.runtime.waits import chain_to, leads_to
 
 if TYPE_CHECKING:
-    from orchestrator.runtime.application import Application
+    from orchestrator.runtime.application import Application, Turn
     from orchestrator.runtime.implementation import BoundHandler, Implementation
     from orchestrator.runtime.quiesce import Quiesce
 
@@ -58,11 +62,12 @@ class ModuleProxy:
         self.unit: Message | None = None  # the message that is being handled
         self.held: Quiesce[Any] | None = None  # the switch that keeps new units from starting
         self.admit = 0  # while held: messages at the head that must still run
-        self.waits_on: list[ModuleProxy] = []
+        self.waits_on: list[ModuleProxy] = []  # whom the unit asks
         self.handled = 0
         self.dead = 0
         self._outbox: deque[Output] = deque()
         self._admission: asyncio.Future[None] | None = None  # room that the last output waits for
+        self._room_at: ModuleProxy | None = None  # in whose mailbox
         self._wake: asyncio.Future[None] | None = None
         self._ticks: set[str] = set()  # timers whose tick waits in the mailbox
         self._timers = Timers(app.clock, self._tick)
@@ -102,8 +107,14 @@ class ModuleProxy:
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
         if self.unit is not None:
+            self._outbox.clear()  # a unit that is cut sends nothing
             self._bury(self.unit, Leaving(f"{self.name} left service while it was handled: {reason}"))
             self.unit = None
+        self._admission = None
+        while (
+            not self._let_out()
+        ):  # of units that ended: their messages wait for room at their targets, in order
+            self._admission = None
         if self.implementation is not None:
             self.implementation.detach()
 
@@ -114,6 +125,7 @@ class ModuleProxy:
     def leave(self, reason: str) -> None:
         """Handle nothing more: what waits, and what still comes, goes to the dead letters; askers get the reason."""
         self._left = reason
+        self.handlers = {}
         for message in self.mailbox.drain():
             self._bury(message, self._leaving())
 
@@ -132,12 +144,11 @@ class ModuleProxy:
             self.mailbox.accepted += 1
             self._bury(message, self._leaving())
             return None
-        mailbox = self.mailbox
-        admitted = None
-        if sender is not None and mailbox.full and (self.held is not None or leads_to(self, sender)):
-            mailbox.put_over_limit(message)
-        else:
-            admitted = mailbox.put(message)
+        admitted = self.mailbox.put(message)
+        if admitted is not None and sender is not None and (self.held is not None or leads_to(self, sender)):
+            self.mailbox.withdraw(message)
+            self.mailbox.put_over_limit(message)
+            admitted = None
         if self._wake is not None:
             self.rouse()
         return admitted
@@ -160,12 +171,18 @@ class ModuleProxy:
         admitted = self.accept(message)
         if admitted is None:
             return
-        timer = self.app.clock.call_at(self.app.clock.now() + timeout_s, admitted.cancel)
+        timed_out = False
+
+        def give_up() -> None:
+            nonlocal timed_out
+            timed_out = admitted.cancel()
+
+        timer = self.app.clock.call_at(self.app.clock.now() + timeout_s, give_up)
         try:
             await admitted
         except asyncio.CancelledError:
             self.mailbox.withdraw(message)
-            if not admitted.cancelled():
+            if not timed_out:  # the caller was cancelled, which cancels what it awaits
                 raise
             raise MailboxFull(
                 f"{self.name}'s mailbox holds {self.mailbox.limit} messages and made no room in {timeout_s:g} s; "
@@ -211,6 +228,8 @@ class ModuleProxy:
             return await reply
         finally:
             timer.cancel()
+            message.reply = None  # an error's frames hold the message: this circle would never be freed
+            del reply
 
     def _answer_at_once(self, message: Message, handler: BoundHandler) -> Any:
         self.mailbox.accepted += 1
@@ -218,16 +237,16 @@ class ModuleProxy:
         try:
             result = handler.call(*handler.arguments(message))
         except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
-            raise self._failed(message, error) from None
+            raise self._failed(message, error, handler) from None
+        else:
+            self.handled += 1
+            return result
         finally:
+            everything_left = not self._outbox or self._let_out()
             self.unit = None
             self.app.boundary()
-            if self._outbox and not self._let_out():
-                self.rouse()  # the pump waits for room
-            elif self.mailbox.queue:
-                self.rouse()  # a message that came while we ran
-        self.handled += 1
-        return result
+            if self.mailbox.queue or not everything_left:
+                self.rouse()  # a message that came while we ran, or an output that the pump waits with
 
     def _give_up(self, message: Message, timeout_s: float) -> None:
         reply = message.reply
@@ -258,16 +277,25 @@ class ModuleProxy:
                 wake.set_result(None)
 
     async def _pump(self) -> None:
-        turn, queue = self.app.turn, self.mailbox.queue
+        turn = self.app.turn
         turn.awake += 1
-        while True:
+        try:
+            await self._pump_until_closed(turn)
+        finally:
+            turn.awake -= 1
+
+    async def _pump_until_closed(self, turn: Turn) -> None:
+        queue = self.mailbox.queue
+        while not self._closing:
             if self._outbox or self._admission is not None:
                 await self._flush()
             while not queue or self.unit is not None or (self.held is not None and not self.admit):
                 self._wake = asyncio.get_running_loop().create_future()
                 turn.awake -= 1
-                await self._wake
-                turn.awake += 1
+                try:
+                    await self._wake
+                finally:
+                    turn.awake += 1
                 if self._outbox or self._admission is not None:
                     await self._flush()
             end = perf_counter() + turn.share_s()
@@ -280,12 +308,12 @@ class ModuleProxy:
 
     async def _unit(self, message: Message) -> None:  # noqa: C901  # the hot path, written out
         self.unit = message
+        if self._ticks and message.type[:1] == TIMER_MARK:
+            self._ticks.discard(message.type[1:])
+        handler = self.handlers.get(message.type)
         try:
-            if message.type[0] == TIMER_MARK:
-                self._ticks.discard(message.type[1:])
-            handler = self.handlers.get(message.type)
             if handler is None:
-                raise self._unknown(message)
+                handler = self._unhandled(message)
             result = handler.call(*handler.arguments(message))
             if handler.is_async:
                 result = await result
@@ -294,7 +322,7 @@ class ModuleProxy:
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
             if self._closing or isinstance(error, GeneratorExit):
                 raise
-            failure = self._failed(message, error)
+            failure = self._failed(message, error, handler)
             if message.reply is not None and not message.reply.done():
                 message.reply.set_exception(failure)
         else:
@@ -309,6 +337,12 @@ class ModuleProxy:
         if not everything_left:
             await self._flush()
 
+    def _unhandled(self, message: Message) -> BoundHandler:
+        """What to do with a message that the version in service has no handler for. Raises UnknownMessage."""
+        if message.type[:1] == TIMER_MARK and message.sender == self.name:
+            return NOTHING  # a tick of a timer that the version before had
+        raise self._unknown(message)
+
     def _unknown(self, message: Message) -> UnknownMessage:
         version = self.implementation.version if self.implementation else "?"
         if message.topic is not None:
@@ -320,13 +354,13 @@ class ModuleProxy:
         version = self.implementation.version if self.implementation else "?"
         return BodyRefused(f"{self.name} {version} refuses the body of {message.type!r}: {error}")
 
-    def _failed(self, message: Message, error: BaseException) -> ModuleError:
+    def _failed(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
         """A unit that raised: it sends nothing, its message goes to the dead letters; returns what the asker gets."""
         self._outbox.clear()
         failure: ModuleError
-        if isinstance(error, UnknownMessage):
+        if handler is None and isinstance(error, UnknownMessage):
             failure = error
-        elif isinstance(error, BodyRefused):
+        elif isinstance(error, Misfit):
             failure = self._refused(message, error)
         elif self.implementation is not None:
             failure = self.implementation.failure(message.type, error)
@@ -364,9 +398,12 @@ class ModuleProxy:
                 f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
                 "Nothing was sent. Send instead of ask on one of these edges."
             )
-        if self._outbox or self._admission is not None:
-            await self._flush()
+        if (self._outbox or self._admission is not None) and not self._let_out():
+            timeout_s = await self._flush_for_ask(name, type_, timeout_s)
+        if self.app.names.find(name) is not target:
             target = self.app.names.resolve(name)
+        if target.waiting_for():
+            self._refuse_circle(target)
         message = self.app.message(type_, body, self.name)
         message.path = path
         self.waits_on.append(target)
@@ -375,6 +412,41 @@ class ModuleProxy:
         finally:
             self.waits_on.remove(target)
         return reply if returns is None else _typed(reply, returns, target, type_)
+
+    async def _flush_for_ask(self, name: str, type_: str, timeout_s: float) -> float:
+        """Let out what the unit sent before; returns how much of the ask's time is left. Raises AskTimeout."""
+        clock = self.app.clock
+        deadline = clock.now() + timeout_s
+        try:
+            await within(clock, self._flush(), timeout_s)
+        except TimeoutError:
+            room_at = self._room_at.name if self._room_at is not None else "a full mailbox"
+            raise AskTimeout(
+                f"{name} was not asked {type_!r}: what this unit sent before waits for room at {room_at}, and found "
+                f"none in {timeout_s:g} s."
+            ) from None
+        return deadline - clock.now()
+
+    def _refuse_circle(self, target: ModuleProxy) -> None:
+        """Would `target`, directly or not, wait for this unit to end? Raises AskCycle.
+
+        Where somebody in the circle only waits for room, room is made instead (DESIGN §7.4).
+        """
+        chain = chain_to(target, self)
+        full = [proxy for proxy in chain if proxy.mailbox.late]
+        for proxy in full:
+            proxy.mailbox.admit_all()
+        if chain and not full:
+            raise AskCycle(
+                f"ask would wait in a circle: {' → '.join(p.name for p in (self, *chain))}. "
+                "Nothing was asked. Send instead of ask on one of these edges."
+            )
+
+    def waiting_for(self) -> Sequence[ModuleProxy]:
+        """Whom this module waits for now: those its unit asks, and the one whose mailbox has no room for its output."""
+        if self._room_at is None or self._admission is None or self._admission.done():
+            return self.waits_on
+        return [*self.waits_on, self._room_at]
 
     def _in_unit(self, what: str) -> Message:
         if self.unit is None:
@@ -426,13 +498,11 @@ class ModuleProxy:
     def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None] | None) -> None:
         if admitted is None:
             return
-        self._admission = admitted
-        self.waits_on.append(target)
+        self._admission, self._room_at = admitted, target
 
         def done(future: asyncio.Future[None]) -> None:
-            self.waits_on.remove(target)
             if self._admission is future:
-                self._admission = None
+                self._admission = self._room_at = None
 
         admitted.add_done_callback(done)
 

@@ -11,16 +11,21 @@ if TYPE_CHECKING:
 
 def leads_to(start: ModuleProxy, goal: ModuleProxy) -> bool:
     """Does `start` wait, over any number of others, for `goal`? A module waits for itself."""
+    return bool(chain_to(start, goal))
+
+
+def chain_to(start: ModuleProxy, goal: ModuleProxy) -> list[ModuleProxy]:
+    """The modules from `start` to `goal`, each waiting for the next; none if `start` does not wait for `goal`."""
+    chains = [[start]]
     seen: set[int] = set()
-    frontier = [start]
-    while frontier:
-        proxy = frontier.pop()
-        if proxy is goal:
-            return True
-        if id(proxy) not in seen:
-            seen.add(id(proxy))
-            frontier.extend(proxy.waits_on)
-    return False
+    while chains:
+        chain = chains.pop()
+        if chain[-1] is goal:
+            return chain
+        if id(chain[-1]) not in seen:
+            seen.add(id(chain[-1]))
+            chains.extend([*chain, proxy] for proxy in chain[-1].waiting_for())
+    return []
 
 
 def describe_waits(proxies: Iterable[ModuleProxy]) -> str:
@@ -30,8 +35,8 @@ def describe_waits(proxies: Iterable[ModuleProxy]) -> str:
         if proxy.unit is None:
             continue
         chain, seen = [f"{proxy.name} in {proxy.unit.type!r}"], {id(proxy)}
-        while proxy.waits_on and id(proxy.waits_on[-1]) not in seen:
-            proxy = proxy.waits_on[-1]  # noqa: PLW2901  # walking the chain
+        while (waits := proxy.waiting_for()) and id(waits[-1]) not in seen:
+            proxy = waits[-1]  # noqa: PLW2901  # walking the chain
             seen.add(id(proxy))
             chain.append(f"{proxy.name} in {proxy.unit.type!r}" if proxy.unit is not None else proxy.name)
         chains.append(" waits for ".join(chain))
