@@ -141,6 +141,12 @@ def package_name_problem(name: str, installed: Container[str] = ()) -> str | Non
     return None
 
 
+def next_free_tag(package: str, refs: RefMap) -> Tag:
+    """Give the next patch above the highest version of the package, so that every host selects it."""
+    versions = [ref.tag.version for ref in refs.values() if ref.tag.package == package]
+    return Tag(package, max(versions, default=Version(0, 0, 0)).next_patch())
+
+
 def parse_tag(name: str) -> Tag | None:
     """Read `name` (without refs/tags/); None if it is outside the grammar and so ignored."""
     package, slash, version = name.partition("/v")

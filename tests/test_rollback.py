@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from orchestrator.upgrade.ledger import Ledger, fold
-from orchestrator.upgrade.records import Change, Committed, Confirmed, Entry, Fact, Planned, Prepared, Record
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Quarantined,
+    Record,
+)
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback, shown
 from repo_store.release import RefMap, TagRef, parse_tag
 
@@ -41,6 +51,12 @@ def refs(**tags: str) -> RefMap:
 OLD, NEW = entry("counter", "1.0.0", "c1"), entry("counter", "1.3.0", "c2", 2)
 RIB_OLD, RIB_NEW = entry("rib", "1.0.0", "c1"), entry("rib", "1.1.0", "c2")
 TAGS = refs(counter_1_0_0="c1", counter_1_3_0="c2", rib_1_0_0="c1", rib_1_1_0="c2")
+RECORDS = [
+    Record(seq, float(seq), fact, b"")
+    for seq, fact in enumerate(
+        [Planned(1, (Change("counter", None, OLD),), "tags", "ann"), Prepared(1), Committed(1, 1.0, 0)], 1
+    )
+]
 BOTH = ledger(
     [Change("counter", None, OLD), Change("rib", None, RIB_OLD)],
     [Change("counter", OLD, NEW), Change("rib", RIB_OLD, RIB_NEW)],
@@ -87,6 +103,32 @@ def test_two_instances_of_one_package_go_back_by_one_tag() -> None:
     )
     rollback = plan_rollback(book, TAGS)
     assert [(s.modules, s.tag.name) for s in rollback.steps] == [(("one", "two"), "counter/v1.3.1")]
+
+
+def test_rolling_back_twice_goes_further_back_and_never_forward_again() -> None:
+    newer = entry("counter", "1.4.0", "c4")
+    facts = [
+        *(r.fact for r in RECORDS),
+        Planned(2, (Change("counter", OLD, NEW),), "tags", "ann"),
+        Prepared(2),
+        Committed(2, 1.0, 0),
+        Planned(3, (Change("counter", NEW, newer),), "tags", "ann"),
+        Prepared(3),
+        Committed(3, 1.0, 0),
+        Planned(4, (Change("counter", newer, NEW),), "tags", "rollback", reverts=3),
+        Prepared(4),
+        Committed(4, 1.0, 0),
+    ]
+    book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+    rollback = plan_rollback(book, {**TAGS, **refs(counter_1_4_0="c4")})
+    assert (rollback.txn, [s.commit_id for s in rollback.steps]) == (2, ["c1"])
+
+
+def test_a_commit_in_quarantine_that_a_rollback_names_gets_its_chance() -> None:
+    facts = [*(r.fact for r in RECORDS), Quarantined("counter", "c2", "counter/v1.3.0", "it was slow")]
+    book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+    rollback = plan_rollback(book, TAGS, module="counter", only=True, to="1.3.0")
+    assert rollback.lifted == (("counter", "c2"),)
 
 
 REFUSED: dict[str, tuple[Ledger, dict[str, Any], str]] = {

@@ -82,8 +82,8 @@ def _availability(ledger: Ledger, since: float, now: float) -> float:
 
 
 def _last(ledger: Ledger) -> Facts | None:
-    """The last transaction that was decided, as in the history."""
-    ended = [view for view in ledger.transactions.values() if view.outcome is not None]
+    """The last transaction that changed what is in service, as in the history."""
+    ended = [view for view in ledger.transactions.values() if view.outcome in {"committed", "reverted"}]
     return _transaction(max(ended, key=lambda view: view.ended_seq or 0)) if ended else None
 
 

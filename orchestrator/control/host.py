@@ -54,7 +54,7 @@ def run(deployment: Deployment) -> int:
         return 1
     if again:
         logger.info("starting again")
-        os.execv(sys.executable, [sys.executable, "-m", "livetag", "run", str(deployment.path)])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-m", "livetag", *sys.argv[1:]])  # noqa: S606
     return 0
 
 

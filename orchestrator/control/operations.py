@@ -17,9 +17,9 @@ from orchestrator.runtime.errors import ModuleError, StateInvalid
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.plan import Key
 from orchestrator.upgrade.progress import Event
-from orchestrator.upgrade.records import Quarantined
+from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback, shown
-from orchestrator.upgrade.upgrader import Upgrader
+from orchestrator.upgrade.upgrader import Cause, Upgrader
 from orchestrator.upgrade.verdict import Verdict, View, verdict
 from repo_store.errors import RefChanged, StoreError
 from repo_store.manifest import HostConfig
@@ -169,7 +169,7 @@ class Operations:
         asked = _read(request, _Push)
         tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
         if asked.who:
-            self._upgrader.told(tags, asked.who)
+            self._upgrader.told(tags, Cause(asked.who))
         if "plan" in asked.options:
             return {
                 "tags": [
@@ -268,8 +268,11 @@ class Operations:
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
         upgrader.deploy_together(names)
-        upgrader.told(names, "livetag rollback")
+        upgrader.told(names, Cause("livetag rollback", asked.reason, rollback.txn))
         message = f"Roll back transaction {rollback.txn}: {asked.reason}"
+        for package, commit_id in rollback.lifted:
+            upgrader.book.append(Lifted(package, commit_id, "livetag rollback", asked.reason))
+        await upgrader.book.flush()
         await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
         for package, commit_id in rollback.quarantine:
             entry = next(

@@ -9,7 +9,7 @@ from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Key
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.release import RefMap, Tag, Version
+from repo_store.release import RefMap, Tag, next_free_tag
 
 
 class RollbackRefused(UpgradeError):
@@ -37,6 +37,7 @@ class Rollback:
     txn: int
     steps: tuple[Step, ...]
     quarantine: tuple[Key, ...]
+    lifted: tuple[Key, ...] = ()  # commits that go into service again because the rollback names them
 
 
 def plan_rollback(
@@ -68,7 +69,8 @@ def plan_rollback(
         raise RollbackRefused(f"Transaction {view.id} left nothing in service that could go back.")
     leaving = {(e.package, e.commit_id) for c in changes if (e := ledger.table.get(c.name)) is not None}
     targets = {(s.package, s.commit_id) for s in steps.values()}
-    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)))
+    lifted = sorted(targets & set(ledger.quarantine))
+    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted))
 
 
 def _transaction(ledger: Ledger, module: str | None, txn: int | None) -> TransactionView:
@@ -82,7 +84,10 @@ def _transaction(ledger: Ledger, module: str | None, txn: int | None) -> Transac
             )
         return view
     for view in reversed(list(ledger.transactions.values())):
-        if view.outcome == "committed" and (module is None or any(c.name == module for c in view.changes)):
+        touches = module is None or any(c.name == module for c in view.changes)
+        if (
+            view.outcome == "committed" and view.reverts is None and touches
+        ):  # a way back is not itself taken back
             return view
     what = f"No transaction with {module}" if module is not None else "No transaction"
     raise RollbackRefused(f"{what} went live yet, so there is nothing to roll back.")
@@ -109,7 +114,7 @@ def _step(change: Change, live: Entry, refs: RefMap, to: str | None) -> Step:
         live.version,
         version,
         commit_id,
-        _free_tag(live.package, refs),
+        next_free_tag(live.package, refs),
         live.state_version,
         state,
     )
@@ -121,12 +126,6 @@ def _version_commit(package: str, version: str, refs: RefMap) -> tuple[str, str]
         known = ", ".join(sorted(name for name in refs if name.startswith(f"{package}/")))
         raise RollbackRefused(f"There is no tag {package}/v{version}. Tags of {package}: {known or 'none'}.")
     return ref.commit_id, str(ref.tag.version)
-
-
-def _free_tag(package: str, refs: RefMap) -> Tag:
-    """The next patch above the highest version of the package, so that it is what every host selects."""
-    versions = [ref.tag.version for ref in refs.values() if ref.tag.package == package]
-    return Tag(package, max(versions, default=Version(0, 0, 0)).next_patch())
 
 
 def _joined(first: Step, second: Step) -> Step:

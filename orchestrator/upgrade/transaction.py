@@ -75,6 +75,7 @@ class UpgradeTransaction:
         participants: Sequence[Participant],
         log: Log,
         *,
+        why: str = "",
         report: Report = lambda _phase, _text: None,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -83,6 +84,7 @@ class UpgradeTransaction:
         self._txn = planned.txn
         self._participants = sorted(participants, key=lambda p: p.name)
         self._log = log
+        self._why = why
         self._report = report
         self._patience_s = patience_s
         self._wiring: Wiring | None = None
@@ -193,7 +195,7 @@ class UpgradeTransaction:
         except JournalFailed as error:
             return Outcome(self._txn, "in_doubt", str(error), None, pause)
         with suppress(JournalFailed):  # a restart finds it unconfirmed, which is no harm
-            await self._log.write(Confirmed(self._txn, ""))
+            await self._log.write(Confirmed(self._txn, self._why))
         return Outcome(self._txn, "committed", "", None, pause)
 
     async def _roll_back(self, reason: str, fault: Fault) -> Outcome:

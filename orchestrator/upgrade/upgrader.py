@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -55,6 +56,15 @@ AGAIN_S = 3.0  # after a look that could not read the repository
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who asked for a change, why, and which transaction it takes back."""
+
+    who: str
+    why: str = ""
+    reverts: int | None = None
+
+
 class Upgrader:
     """Keeps the application at what the refs ask for."""
 
@@ -86,7 +96,7 @@ class Upgrader:
             kept if kept is not None else {}
         )  # state that waits for modules which could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
-        self._pushers: dict[str, str] = {}  # tag → who pushed it, as far as a push has said so
+        self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
         self._asked = 0
         self._done = 0
         self._passes = 0
@@ -105,12 +115,12 @@ class Upgrader:
         self._wake.set()
         return self._asked
 
-    def told(self, tags: Sequence[str], who: str) -> None:
-        """Remember who pushed these tags, for the records that they lead to."""
-        self._pushers.update(dict.fromkeys(tags, who))
+    def told(self, tags: Sequence[str], cause: Cause) -> None:
+        """Remember who moved these tags and why, for the records that they lead to."""
+        self._causes.update(dict.fromkeys(tags, cause))
 
-    def _who(self, group: Group) -> str:
-        return next((self._pushers[tag] for tag in group.tags if tag in self._pushers), "refs")
+    def _cause(self, group: Group) -> Cause:
+        return next((self._causes[tag] for tag in group.tags if tag in self._causes), Cause("refs"))
 
     async def passed(self, number: int) -> None:
         """Return once a look that began after `look` returned this number has ended."""
@@ -257,7 +267,14 @@ class Upgrader:
             if before != after:
                 logger.info(words.moved(name, after[0], before[0]))
                 self.book.append(
-                    TagMoved(name, after[0], after[1], before[0], before[1], self._pushers.get(name, "refs"))
+                    TagMoved(
+                        name,
+                        after[0],
+                        after[1],
+                        before[0],
+                        before[1],
+                        self._causes.get(name, Cause("refs")).who,
+                    )
                 )
         await self.book.flush()
 
@@ -275,7 +292,7 @@ class Upgrader:
     async def _refuse(self, group: Group, problem: Problem) -> None:
         """A release that cannot even be loaded: recorded as a transaction that never began to switch."""
         txn = self.book.ledger.next_txn
-        await self.book.write(Planned(txn, group.changes, _trigger(group), self._who(group)))
+        await self.book.write(self._planned(group, txn))
         await self.book.write(RolledBack(txn, problem.reason, problem.fault))
         await self._after_failure(group, problem.reason, problem.fault, txn)
 
@@ -293,17 +310,22 @@ class Upgrader:
             except UpgradeError as error:
                 await self._refuse(group, Problem(str(error), "release"))
                 return
-            planned = Planned(txn, group.changes, _trigger(group), self._who(group))
+            planned = self._planned(group, txn)
             transaction = UpgradeTransaction(
                 self.app,
                 planned,
                 participants,
                 self.book,
+                why=self._cause(group).why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
             outcome = await self._run(transaction)
             self._retire(transaction, outcome)
             await self._after(group, outcome)
+
+    def _planned(self, group: Group, txn: int) -> Planned:
+        cause = self._cause(group)
+        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts)
 
     async def _run(self, transaction: UpgradeTransaction) -> Outcome:
         """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole."""
@@ -340,11 +362,11 @@ class Upgrader:
         if fault == "moment":
             delay = self.retries.failed(group, reason)
             if delay is not None:
-                text = f"{words.failed(group, reason, fault)} Next try in {delay:g} s."
+                text = f"{words.failed(group, reason, fault, self.refs)} Next try in {delay:g} s."
                 logger.warning(text)
                 self.progress.tell(Event(group.tags, "retry", text, txn))
                 return
-        text = words.failed(group, reason, "release")
+        text = words.failed(group, reason, "release", self.refs)
         logger.warning(text)
         await self._quarantine(group.keys, group.tags, reason)
         self.progress.tell(Event(group.tags, Phase.ROLLED_BACK.value, "undone", txn))
@@ -404,7 +426,3 @@ class Upgrader:
             self.book.history_written()
         except StoreError as error:
             logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
-
-
-def _trigger(group: Group) -> str:
-    return " ".join(group.tags)

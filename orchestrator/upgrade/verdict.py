@@ -52,7 +52,7 @@ def verdict(tag: str, view: View) -> Verdict:
         return Verdict(tag, "refused", "it points at no commit. Tag a commit, and push that tag")
     key = (package, ref.commit_id)
     if key in view.ledger.quarantine:
-        return Verdict(tag, "refused", _quarantined(view.ledger, key))
+        return Verdict(tag, "refused", _quarantined(view, key))
     if parsed.version.is_prerelease and not view.prereleases:
         return Verdict(
             tag,
@@ -98,7 +98,8 @@ def _of_the_composition(tag: str, view: View) -> Verdict:
     return Verdict(tag, "live", "; ".join(words.change_text(c) for c in txn.changes))
 
 
-def _quarantined(ledger: Ledger, key: Key) -> str:
+def _quarantined(view: View, key: Key) -> str:
+    ledger = view.ledger
     entry = ledger.quarantine[key]
     name = entry.tag or f"{key[0]}/v..."
     txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key)), None)
@@ -106,7 +107,7 @@ def _quarantined(ledger: Ledger, key: Key) -> str:
     reason = entry.reason if entry.reason.endswith((".", "!")) else f"{entry.reason}."
     return (
         f"{reason} {now} Commit {key[1][:12]} is in quarantine. Fix it, commit, and push a new tag, "
-        f"e.g. {words.next_tag([name])}; or try this commit again: livetag retry {name}."
+        f"e.g. {words.next_tag([name], view.refs)}; or try this commit again: livetag retry {name}."
     )
 
 

@@ -8,7 +8,7 @@ from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.release import Tag, parse_tag
+from repo_store.release import RefMap, next_free_tag, parse_tag
 
 
 def release_name(entry: Entry) -> str:
@@ -38,17 +38,17 @@ def serving_now(changes: Iterable[Change]) -> str:
     return f"{_listed(before)} {'serves' if len(before) == 1 else 'serve'} on, with all state and messages."
 
 
-def next_tag(tags: Iterable[str]) -> str:
-    """An example of the tag to push next."""
-    parsed = [tag for tag in map(parse_tag, tags) if tag is not None]
-    return " and ".join(Tag(t.package, t.version.next_patch()).name for t in parsed) or "a new tag"
+def next_tag(tags: Iterable[str], refs: RefMap) -> str:
+    """An example of the tag to push next: one that is free."""
+    packages = dict.fromkeys(tag.package for tag in map(parse_tag, tags) if tag is not None)
+    return " and ".join(next_free_tag(package, refs).name for package in packages) or "a new tag"
 
 
-def failed(group: Group, reason: str, fault: Fault) -> str:
+def failed(group: Group, reason: str, fault: Fault, refs: RefMap) -> str:
     """A group that did not go live."""
     what = f"{_listed(group.tags) or 'the release'} did not go live: {_sentence(reason)}"
     if fault == "release":
-        return f"{what} {serving_now(group.changes)} Fix it, commit, and push a new tag, e.g. {next_tag(group.tags)}."
+        return f"{what} {serving_now(group.changes)} Fix it, commit, and push a new tag, e.g. {next_tag(group.tags, refs)}."
     return f"{what} {serving_now(group.changes)} Nothing is wrong with the release itself; it is tried again."
 
 
