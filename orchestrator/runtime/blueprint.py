@@ -23,6 +23,7 @@ class Blueprint:
 
     def __init__(self, cls: type[Module[Any]]) -> None:
         _refuse_init(cls)
+        _refuse_async_hooks(cls)
         self.cls = cls
         self.state_version: int = _state_version(cls)
         self.codec = StateCodec(state_type(cls))
@@ -35,34 +36,62 @@ class Blueprint:
             self._add(name, function, mark)
 
     def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
+        if name in FRAMEWORKS_OWN:
+            raise DefinitionInvalid(
+                f"{self.cls.__name__}.{name} is the framework's own and cannot be a handler. "
+                f'Give the method another name, and the type in the decorator: @handles("{name}").'
+            )
         if mark.role == "handles":
-            self._add_handler(mark.name or name, function, mark)
+            if mark.name and not is_authors(mark.name):
+                raise DefinitionInvalid(
+                    f"{function.__qualname__}() handles {mark.name!r}; a type cannot begin with @ or %, "
+                    "which mark events and ticks."
+                )
+            self._add_handler(mark.name or name, name, function, mark)
         elif mark.role == "subscribes":
             _check_pattern(mark.name, function)
             self.subscriptions = (*self.subscriptions, mark.name)
-            self._add_handler(TOPIC_MARK + mark.name, function, mark)
+            self._add_handler(TOPIC_MARK + mark.name, name, function, mark)
         elif mark.role == "every":
-            if not mark.seconds > 0:
-                raise DefinitionInvalid(f"{function.__qualname__}(): @every(seconds=...) must be above 0.")
+            if (
+                isinstance(mark.seconds, bool)
+                or not isinstance(mark.seconds, (int, float))
+                or not mark.seconds > 0
+            ):
+                raise DefinitionInvalid(
+                    f"{function.__qualname__}(): @every(seconds=...) must be a number above 0."
+                )
             self.timers[name] = mark.seconds
-            self._add_handler(TIMER_MARK + name, function, mark)
+            self._add_handler(TIMER_MARK + name, name, function, mark)
         elif mark.role == "intake":
             if not inspect.iscoroutinefunction(function):
                 raise DefinitionInvalid(f"{function.__qualname__}() is an @intake and must be `async def`.")
             self.intakes = (*self.intakes, name)
 
-    def _add_handler(self, type_: str, function: Callable[..., Any], mark: Mark) -> None:
+    def _add_handler(self, type_: str, method: str, function: Callable[..., Any], mark: Mark) -> None:
         if type_ in self.handlers:
             raise DefinitionInvalid(
                 f"{self.cls.__name__} handles {type_!r} twice: in {self.handlers[type_].method}() and in "
-                f"{function.__name__}(). Keep one."
+                f"{method}(). Keep one."
             )
         if mark.thread:
             raise DefinitionInvalid(f"{function.__qualname__}(): handlers in threads are not available yet.")
-        self.handlers[type_] = Handler(type_, function, again=mark.again, thread=mark.thread)
+        self.handlers[type_] = Handler(type_, function, method=method, again=mark.again, thread=mark.thread)
+
+
+#: Names that a handler would take from the framework.
+FRAMEWORKS_OWN = frozenset(
+    {name for name in vars(Module) if not name.startswith("_")}
+    | {"state", "name", "version", "config", "log"}
+)
 
 
 def _marked(cls: type[Module[Any]]) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
+    for name, value in [(n, inspect.getattr_static(cls, n)) for n in dir(cls)]:
+        if isinstance(value, (staticmethod, classmethod)) and (
+            hasattr(value, MARK) or hasattr(value.__func__, MARK)
+        ):
+            raise DefinitionInvalid(f"{cls.__name__}.{name} is a handler and must be a plain method.")
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         for mark in getattr(function, MARK, ()):
             yield name, function, mark
@@ -74,6 +103,16 @@ def _refuse_init(cls: type[Module[Any]]) -> None:
             f"{cls.__name__} has an __init__ of its own; the framework constructs modules. "
             "Put what it does into prepare(), and state into initial_state()."
         )
+
+
+def _refuse_async_hooks(cls: type[Module[Any]]) -> None:
+    """The switch calls these and waits for nothing: a coroutine would never run, and nobody would hear of it."""
+    for hook in (cls.initial_state, cls.hand_over, cls.take_over):
+        if inspect.iscoroutinefunction(hook):
+            raise DefinitionInvalid(
+                f"{hook.__qualname__}() is `async def` and must be a plain `def`. "
+                "Do what has to be awaited in prepare(), which runs while the version before still serves."
+            )
 
 
 def _state_version(cls: type[Module[Any]]) -> int:

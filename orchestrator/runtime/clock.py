@@ -60,7 +60,8 @@ async def sleep_until(clock: Clock, when_s: float) -> None:
 async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:
     """What `work` returns or raises, if it ends within `seconds`.
 
-    Raises ModuleError if it ends by a CancelledError of its own, TimeoutError if it does not end: the work is cancelled, but not waited for, since author code may swallow that.
+    Raises ModuleError if it ends by a CancelledError of its own, TimeoutError if it does not end: the work is
+    cancelled, but not waited for, since author code may swallow that.
     """
     task = asyncio.get_running_loop().create_task(work)
     over = asyncio.get_running_loop().create_task(sleep_until(clock, clock.now() + seconds))

@@ -24,44 +24,58 @@ class Handler:
     __slots__ = ("again", "arguments", "is_async", "method", "schema", "thread", "type")
 
     def __init__(
-        self, type_: str, function: Callable[..., Any], *, again: bool = False, thread: bool = False
+        self,
+        type_: str,
+        function: Callable[..., Any],
+        *,
+        method: str | None = None,
+        again: bool = False,
+        thread: bool = False,
     ) -> None:
+        _refuse_generator(function)
         self.type = type_
-        self.method = function.__name__
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.method = method or function.__name__
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
         self.again = again
         self.thread = thread
-        body_type, self.arguments = _compile(function)
-        self.schema: dict[str, Any] = msgspec.json.schema(body_type)
+        self.schema: dict[str, Any]
+        self.schema, self.arguments = _compile(function)
 
 
-def _compile(function: Callable[..., Any]) -> tuple[Any, Arguments]:
-    """The type of body that the parameters ask for, and what makes arguments of a message."""
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionInvalid(
+            f"Handler {function.__qualname__}() is a generator, which runs only when somebody iterates over it. "
+            "Return the values as a list."
+        )
+
+
+def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
+    """The JSON Schema of the body that the parameters ask for, and what makes arguments of a message."""
     parameters = _parameters(function)
     body_names = [name for name, hint, _ in parameters if hint is not Message]
     names = [None if hint is Message else name for name, hint, _ in parameters]
     fields = [(name, hint, default) for name, hint, default in parameters if hint is not Message]
-    if len(fields) == 1 and _takes_whole_body(fields[0][1]):
-        return fields[0][1], _whole(fields[0][1], names)
     try:
+        if len(fields) == 1 and _takes_whole_body(fields[0][1]):
+            return msgspec.json.schema(fields[0][1]), _whole(fields[0][1], names)
         body_type = msgspec.defstruct(
             f"{function.__name__}_body",
             [(n, h) if d is inspect.Parameter.empty else (n, h, d) for n, h, d in _required_first(fields)],
             forbid_unknown_fields=True,
         )
-        msgspec.json.schema(body_type)
+        return msgspec.json.schema(body_type), _fields(body_type, body_names, names)
     except (TypeError, ValueError) as error:
         raise DefinitionInvalid(
             f"Handler {function.__qualname__}() takes what is not plain data: {error}. "
             "Annotate its parameters with plain types, a TypedDict or a msgspec Struct."
         ) from error
-    return body_type, _fields(body_type, body_names, names)
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     """(name, type, default) of each parameter after self."""
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)  # msgspec reads limits from Annotated
     except (NameError, TypeError, AttributeError) as error:
         raise DefinitionInvalid(
             f"The annotations of {function.__qualname__}() cannot be resolved: {error}. "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.errors import error_text
 from orchestrator.runtime.loader import author_line
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Intakes:
             self._runners.pop(name).stop()
         for name in wanted:
             runner = self._runners.get(name)
-            if runner is None:
+            if runner is None or runner.task.done():
                 self._runners[name] = _Runner(name, self._proxy, self._failed)
             else:
                 runner.move()
@@ -48,7 +49,12 @@ class Intakes:
         for runner in runners:
             runner.stop()
         if runners:
-            await asyncio.wait([runner.task for runner in runners], timeout=1.0)
+            _, still_there = await asyncio.wait([runner.task for runner in runners], timeout=1.0)
+            for task in still_there:
+                logger.bind(module=self._proxy.name).warning(
+                    "{} did not end when it was cancelled; an intake may not swallow CancelledError",
+                    task.get_name(),
+                )
 
     def _failed(self) -> None:
         self.failures += 1
@@ -62,13 +68,25 @@ class _Runner:
         self._proxy = proxy
         self._count_failure = failed
         self._interruptible = False
+        self._reads: object = None  # the call of author code that it is in
         self._stopping = False
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"intake {proxy.name}.{name}")
 
     def move(self) -> None:
         """Leave the old version's code, if inside it, and go on with the new version's."""
-        if self._interruptible:
+        if not self._interruptible:
+            return
+        waits_for: asyncio.Future[object] | None = getattr(self.task, "_fut_waiter", None)
+        if waits_for is not None and waits_for.done():
+            # It has what it waited for and only has not run yet: a cancellation now would lose that, as asyncio
+            # throws it in place of the result. Look again when it has run.
+            asyncio.get_running_loop().call_soon(self._move_from, self._reads)
+        else:
             self.task.cancel()
+
+    def _move_from(self, read: object) -> None:
+        if read is not None and self._reads is read:
+            self.move()
 
     def stop(self) -> None:
         self._stopping = True
@@ -78,26 +96,30 @@ class _Runner:
         pause_s = FIRST_RETRY_S
         while not self._stopping:
             implementation = self._proxy.implementation
-            if implementation is None:
-                return
+            if implementation is None or self._name not in implementation.blueprint.intakes:
+                return  # a switch has just been, and the version in service has no such intake
             read: Callable[[], Awaitable[object]] = getattr(implementation.instance, self._name)
             try:
-                self._interruptible = True
+                self._interruptible, self._reads = True, object()
                 item = await read()
                 self._interruptible = False  # no await between the return and here: what was returned is ours
             except asyncio.CancelledError:
                 self._interruptible = False
                 if self._proxy.implementation is implementation and not self._stopping:
-                    await self._restart_later(pause_s, "it cancelled itself", "")
+                    await self._restart_later(pause_s, "CancelledError", "it cancelled itself")
+                    pause_s = min(pause_s * 2, LAST_RETRY_S)
                 continue
             except BaseException as error:  # an intake that raises is restarted, whatever it raised
                 self._interruptible = False
                 if isinstance(error, GeneratorExit):
                     raise
-                await self._restart_later(pause_s, repr(error), author_line(error, implementation.loaded))
+                await self._restart_later(
+                    pause_s, error_text(error), author_line(error, implementation.loaded)
+                )
                 pause_s = min(pause_s * 2, LAST_RETRY_S)
                 continue
             finally:
+                self._reads = None
                 del read, implementation  # the old version must not be held while the next item is delivered
             pause_s = FIRST_RETRY_S
             if item is not None:

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from orchestrator.runtime.blueprint import Blueprint
-from orchestrator.runtime.errors import DefinitionInvalid, LoadFailed, StateInvalid
+from orchestrator.runtime.errors import DefinitionInvalid, LoadFailed, StateInvalid, error_text
 from orchestrator.runtime.module import Module
 
 _LOAD_NUMBERS = itertools.count(1)  # sys.modules is one per process, and so are the names in it
@@ -142,15 +142,19 @@ def load_blueprint(loaded: Loaded, package: str, entry: str | None) -> tuple[Blu
         raise LoadFailed(loaded.public_name(str(error))) from None
     except BaseException as error:  # noqa: BLE001  # sys.exit() in a package is its failure, not the host's end
         loaded.unload()
-        text = loaded.public_name(f"{type(error).__name__}: {error}")
+        text = loaded.public_name(error_text(error))
         raise LoadFailed(f"importing {package} raised {text} ({author_line(error, loaded)})") from None
 
 
 def _find_class(loaded: Loaded, package: str, entry: str | None) -> tuple[type[Module[Any]], str]:
     if entry is not None:
         module_name, _, class_name = entry.partition(":")
+        if module_name.partition(".")[0] not in loaded.aliases:
+            raise LoadFailed(
+                f"entry = {entry!r} in module.toml is outside the package {package}. Name a class of the package."
+            )
         cls = getattr(loaded.import_top(module_name), class_name, None)
-        if not (isinstance(cls, type) and issubclass(cls, Module)):
+        if not (isinstance(cls, type) and issubclass(cls, Module) and cls is not Module):
             raise LoadFailed(
                 f"entry = {entry!r} in module.toml: {module_name} has no Module class {class_name!r}. "
                 "Name the class as module:Class."
@@ -180,7 +184,7 @@ def author_line(error: BaseException, loaded: Loaded | None = None) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     root = loaded._folder + os.sep if loaded is not None else None  # noqa: SLF001  # same file, same idea
     own = [f for f in frames if root is not None and f.filename.startswith(root)] or frames
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and isinstance(error.filename, str):
         return f"{Path(error.filename).name} line {error.lineno}"
     if not own:
         return "no line known"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, ove
 
 import msgspec
 
-from orchestrator.runtime.errors import NotInService
+from orchestrator.runtime.errors import DefinitionInvalid, NotInService
 from orchestrator.runtime.state import Step
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool
     """
     if callable(name):
         return _mark(name, Mark("handles"))
+    if name == "":
+        raise DefinitionInvalid('@handles("") names no type. Write @handles for the method\'s own name.')
     return lambda function: _mark(function, Mark("handles", name or "", thread=thread, again=again))
 
 
