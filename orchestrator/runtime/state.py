@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from orchestrator.runtime.errors import MigrationMissing, StateInvalid
 
@@ -16,7 +17,7 @@ Steps = Mapping[tuple[int, int], Step]
 class StateCodec:
     """Encodes, decodes and checks states of one type. Bytes are msgpack, so they outlive the code that wrote them."""
 
-    __slots__ = ("_decoder", "_encoder", "type")
+    __slots__ = ("_decoder", "_encoder", "by_reference", "type")
 
     def __init__(self, type_: Any) -> None:  # Any: the author's own TypedDict or dict type
         self.type = type_
@@ -28,6 +29,8 @@ class StateCodec:
                 f"The state type {type_!r} is not plain data: {error}. "
                 "Use a TypedDict of plain types (None, bool, int, float, str, bytes, list, dict, datetime, ...)."
             ) from error
+        #: May a state be given to the next version as it is? Not if it holds instances of this version's classes.
+        self.by_reference: bool = not _names_a_class(msgspec.inspect.type_info(type_), set())
 
     def encode(self, state: object) -> bytes:
         """The state as bytes.
@@ -57,6 +60,25 @@ class StateCodec:
         return self.decode(self.encode(state))
 
 
+def _names_a_class(info: object, seen: set[int]) -> bool:
+    """Whether values of the type are instances of a class that somebody wrote: an Enum, a Struct, a dataclass."""
+    if isinstance(info, (list, tuple)):
+        return any(_names_a_class(each, seen) for each in info)
+    if not isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)) or id(info) in seen:
+        return False
+    seen.add(id(info))
+    if isinstance(info, _AUTHORS_CLASSES):
+        return True
+    return any(_names_a_class(getattr(info, name), seen) for name in info.__struct_fields__)
+
+
+_AUTHORS_CLASSES = (
+    msgspec.inspect.EnumType,
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.CustomType,
+)
 PLAIN_STATE = StateCodec(Any)
 
 

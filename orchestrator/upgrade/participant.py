@@ -160,12 +160,13 @@ class Participant:
             self._handed = self.old.instance.hand_over()
 
     def migrate(self) -> None:
-        """Make the state ready: by reference if its version is the same, else a migrated copy."""
+        """Make the state ready: by reference if its version is the same (and it holds no Enum of the old one's), else a copy."""
         if self.new is None:
             return
         if self.old is not None:
-            state = self.old.state
-            self._state = migrate(state, self._chain, self.new.blueprint.codec) if self._chain else state
+            state, codec = self.old.state, self.new.blueprint.codec
+            by_reference = not self._chain and codec.by_reference and self.old.blueprint.codec.by_reference
+            self._state = state if by_reference else migrate(state, self._chain, codec)
         elif self._kept is not None:
             state = PLAIN_STATE.decode(self._kept.state)
             self._state = migrate(state, self._chain, self.new.blueprint.codec)
