@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint, state_type
 from orchestrator.runtime.clock import Timer
-from orchestrator.runtime.errors import MigrationMissing, UnknownName
+from orchestrator.runtime.errors import BodyRefused, MigrationMissing, StateInvalid, UnknownName
 from orchestrator.runtime.events import EventManager, Subscription
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.message import Message, decode_message, encode_message
@@ -123,6 +123,9 @@ class ModuleUnderTest:
         self.answers: dict[tuple[str, str], object] = {}
         self.sent: list[Sent] = []
         self.published: list[Published] = []
+        self._config: Mapping[str, Any] = {}  # Any: the composition's own values
+        self._limits = Limits()
+        self._not_plain: list[str] = []
 
     @property
     def proxy(self) -> ModuleProxy:
@@ -153,19 +156,32 @@ class ModuleUnderTest:
 
     async def publish(self, topic: str, body: object = None) -> int:
         """Publish an event; returns how many of the module's subscriptions took it."""
-        count = await self._app.publish(topic, PLAIN_STATE.copy(body))
+        subscriptions = [s for s in self._app.events.subscribers(topic) if s.proxy is self.proxy]
+        for subscription in subscriptions:
+            message = self._message(subscription.type, body)
+            message.topic = topic
+            await self.proxy.post(message, 5.0)
         await self.settle()
-        return count
+        return len(subscriptions)
 
     async def advance(self, *, seconds: float) -> None:
         """Let time pass: ticks and deadlines that fall into it happen, in order."""
         await self.settle()
         await self._clock.advance(seconds, self.settle)
 
+    def refuse(self, reason: str) -> None:
+        """Remember what the module sent though it may not; the next wait of the test raises it."""
+        self._not_plain.append(reason)
+
     async def settle(self) -> None:
-        """Return when the module has nothing left to do."""
+        """Return when the module has nothing left to do.
+
+        Raises BodyRefused if it sent or published what is not plain data.
+        """
         for _ in range(SETTLE_TURNS_MAX):
             await asyncio.sleep(0)
+            if self._not_plain:
+                raise BodyRefused(self._not_plain.pop(0))
             if self.proxy.unit is None and not len(self.proxy.mailbox):
                 return
 
@@ -175,7 +191,7 @@ class ModuleUnderTest:
         Raises UpgradeFailed with the reason; the version before serves on.
         """
         before = self._versions[-1]
-        outcome = await self._swap(before, cls, limits or Limits())
+        outcome = await self._swap(before, cls, limits or self._limits)
         self._versions.append(cls)
         return UpgradeReport(outcome.pause.pause_us, outcome.pause.held_messages, self._lost(before, cls))
 
@@ -185,13 +201,13 @@ class ModuleUnderTest:
             raise UpgradeFailed(
                 "there is no version before this one; nothing was changed. Call upgrade() first."
             )
-        outcome = await self._swap(self._versions[-1], self._versions[-2], Limits())
+        outcome = await self._swap(self._versions[-1], self._versions[-2], self._limits)
         self._versions.pop()
         return UpgradeReport(outcome.pause.pause_us, outcome.pause.held_messages, [])
 
     async def _swap(self, before: type[Module[Any]], after: type[Module[Any]], limits: Limits) -> Outcome:
         change = Change(self.name, _entry(self.name, before), _entry(self.name, after))
-        return await self._transact(change, Incoming(_ClassSource(after), limits, {}), None)
+        return await self._transact(change, Incoming(_ClassSource(after), limits, self._config), None)
 
     async def _transact(self, change: Change, incoming: Incoming, kept: KeptState | None) -> Outcome:
         participant = Participant(self._app, change, incoming, kept)
@@ -210,7 +226,7 @@ class ModuleUnderTest:
         kept = None
         if state is not None:
             kept = KeptState(cls.state_version, StateCodec(state_type(cls)).encode(state))
-        self._versions = [cls]
+        self._versions, self._config, self._limits = [cls], config, limits
         await self._transact(
             Change(self.name, None, _entry(self.name, cls)), Incoming(_ClassSource(cls), limits, config), kept
         )
@@ -322,7 +338,10 @@ class _World(NameService):
         self._others: dict[str, _Other] = {}
 
     def find(self, name: str) -> ModuleProxy | None:
-        return self.table.get(name) or self._others.setdefault(name, _Other(self._app, name, self._module))
+        proxy = self.table.get(name) or self._others.get(name)
+        if proxy is None:
+            proxy = self._others[name] = _Other(self._app, name, self._module)
+        return proxy
 
     def resolve(self, name: str) -> ModuleProxy:
         proxy = self.find(name)
@@ -340,8 +359,24 @@ class _Other(ModuleProxy):
 
     def accept(self, message: Message, sender: ModuleProxy | None = None) -> asyncio.Future[None] | None:
         del sender
-        self._module.sent.append(Sent(self.name, message.type, PLAIN_STATE.copy(message.body)))
+        self._keep(message)
         return None
+
+    def _keep(self, message: Message) -> None:
+        self._module.sent.append(Sent(self.name, message.type, self._copy(message)))
+
+    def _copy(self, message: Message) -> object:
+        """The body, through encode and decode, so that an alias cannot hide."""
+        try:
+            return PLAIN_STATE.copy(message.body)
+        except StateInvalid as error:  # raised where the test waits; here it would end the module's pump
+            what = (
+                f"event {message.topic!r}"
+                if message.topic is not None
+                else f"{message.type!r} to {self.name}"
+            )
+            self._module.refuse(f"{message.sender} sent {what}, whose body is not plain data: {error}")
+            return None
 
     async def ask(self, message: Message, timeout_s: float, sender: ModuleProxy | None = None) -> Any:
         del timeout_s
@@ -371,5 +406,5 @@ class _Listener(_Other):
 
     def accept(self, message: Message, sender: ModuleProxy | None = None) -> asyncio.Future[None] | None:
         del sender
-        self._module.published.append(Published(message.topic or "", PLAIN_STATE.copy(message.body)))
+        self._module.published.append(Published(message.topic or "", self._copy(message)))
         return None
