@@ -115,12 +115,12 @@ class Feed:
         self.records.append((at, len(self.records), header + data))
 
 
-def build() -> tuple[bytes, Counts]:
-    """The feed, the same bytes each time, and what is in it."""
+def build(background_records: int = BACKGROUND_RECORDS) -> tuple[bytes, Counts]:
+    """Make the feed, the same bytes each time, and say what is in it."""
     feed = Feed()
     chance = random.Random(20_080_224)  # noqa: S311 - the same feed each time
     _tables(feed, chance)
-    _churn(feed, chance)
+    _churn(feed, chance, background_records)
     _event(feed)
     _session_reset(feed)
     feed.cut_short(_utc("19:10"), PEERS[1])
@@ -200,10 +200,10 @@ def _tables(feed: Feed, chance: random.Random) -> None:
             feed.update(START + chance.random() * 60, peer, prefixes, (), _path(chance, origin))
 
 
-def _churn(feed: Feed, chance: random.Random) -> None:
+def _churn(feed: Feed, chance: random.Random, records: int) -> None:
     """Routes that flap, take another path, or, rarely, move to another origin; and keepalives."""
     routes = _routes()
-    for _ in range(BACKGROUND_RECORDS):
+    for _ in range(records):
         at = START + 60 + chance.random() * (END - START - 60)
         peer = chance.choice(PEERS)
         prefixes, origin = chance.choice(routes)

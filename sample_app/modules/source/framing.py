@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,18 +34,18 @@ def next_record(file: BinaryIO) -> bytes:
     few or too many for their header, so whoever decodes them sees the damage.
     """
     start = file.tell()
-    header = file.read(HEADER.size)
+    header = _read(file, HEADER.size)
     if len(header) < HEADER.size:
         return header
     if plausible(header):
         length: int = HEADER.unpack(header)[3]
-        record = header + file.read(length)
-        follower = file.read(HEADER.size)
+        record = header + _read(file, length)
+        follower = _read(file, HEADER.size)
         file.seek(start + len(record))
         if not follower or plausible(follower):
             return record
     file.seek(start)
-    ahead = file.read(HEADER.size + LENGTH_MAX)
+    ahead = _read(file, HEADER.size + LENGTH_MAX)
     piece = ahead[: _next_start(ahead)]
     file.seek(start + len(piece))
     return piece
@@ -56,6 +57,18 @@ def plausible(header: bytes) -> bool:
         return False
     _, kind, subtype, length = HEADER.unpack(header)
     return kind in KNOWN_TYPES and subtype <= 32 and length <= LENGTH_MAX
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """Read up to `size` bytes; an archive that is damaged or cut off ends there. Raises OSError if the disk fails."""
+    try:
+        return file.read(size)
+    except (EOFError, zlib.error):
+        return b""
+    except OSError as error:
+        if error.errno is None:  # gzip and bzip2 say so of what they read, not the disk
+            return b""
+        raise
 
 
 def _next_start(data: bytes) -> int:

@@ -1,6 +1,7 @@
 """Sees when a prefix, or a part of one, is announced by an origin that did not announce it before.
 
-New in 1.1.0: it also remembers when each origin was seen, so its state has another shape. Alerts are the same.
+New in 1.1.0: it also remembers when each origin was seen (`livetag state detector origins`), so its state has another
+shape. Alerts are the same.
 """
 
 # ruff: noqa: N999 - in a repository this folder is called `detector`
@@ -51,11 +52,6 @@ class Detector(Module[State]):
     @handles
     def origins(self, prefix: str) -> list[int]:
         return [*self.state["origins"].get(prefix, {})]
-
-    @handles
-    def history(self, prefix: str) -> dict[int, Seen]:
-        """Answer when each origin of a prefix was seen."""
-        return {origin: seen.copy() for origin, seen in self.state["origins"].get(prefix, {}).items()}
 
     def _look_above(self, prefix: str, said: dict[str, Any]) -> None:
         """Tell if a new prefix is a part of a known one that other origins announce: longest match takes its traffic."""

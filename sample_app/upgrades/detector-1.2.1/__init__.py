@@ -55,11 +55,6 @@ class Detector(Module[State]):
     def origins(self, prefix: str) -> list[int]:
         return [*self.state["origins"].get(prefix, {})]
 
-    @handles
-    def history(self, prefix: str) -> dict[int, Seen]:
-        """Answer when each origin of a prefix was seen."""
-        return {origin: seen.copy() for origin, seen in self.state["origins"].get(prefix, {}).items()}
-
     def _look_above(self, prefix: str, said: dict[str, Any]) -> None:
         """Tell if a new prefix is a part of a known one that other origins announce: longest match takes its traffic."""
         for wider in covering(prefix):
