@@ -262,7 +262,7 @@ class ModuleProxy:
             reply.set_exception(
                 AskTimeout(
                     f"{self.name} did not answer {message.type!r} in {timeout_s:g} s; it was accepted and may still be "
-                    "handled. Ask with a longer timeout_s, or look at `livetag status`."
+                    "handled. Ask with a longer timeout, or look at `livetag status`."
                 )
             )
 
@@ -308,6 +308,10 @@ class ModuleProxy:
 
     async def _unit(self, message: Message) -> None:  # noqa: C901  # the hot path, written out
         self.unit = message
+        if (
+            self.admit
+        ):  # counted when it begins: a unit under way when the switch came was not among the admitted
+            self.admit -= 1
         if self._ticks and message.type[:1] == TIMER_MARK:
             self._ticks.discard(message.type[1:])
         handler = self.handlers.get(message.type)
@@ -329,8 +333,6 @@ class ModuleProxy:
             self.handled += 1
             if message.reply is not None and not message.reply.done():
                 message.reply.set_result(result)
-        if self.admit:
-            self.admit -= 1
         everything_left = not self._outbox or self._let_out()
         self.unit = None
         self.app.boundary()
