@@ -35,7 +35,7 @@ from repo_store.errors import StoreError
 from repo_store.manifest import HostConfig, TrialSection
 from repo_store.monitor import TagMonitor
 
-SWITCH_INTERVAL_S = 0.0005  # a saturated loop must not starve the journal's thread (DESIGN §8)
+SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's thread; see runtime/give_way
 STOP_S = 2.0  # for each module's stop()
 
 

@@ -14,6 +14,7 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import Timer, sleep_until
+from orchestrator.runtime.give_way import giving_way
 from orchestrator.runtime.loader import collect
 from orchestrator.runtime.message import is_authors
 from orchestrator.upgrade import words
@@ -157,7 +158,8 @@ class Upgrader:
             self._again.cancel()
             self._again = None
         try:
-            await self._look(push_over=push_over)
+            async with giving_way():  # Git, the trial and the import run in threads
+                await self._look(push_over=push_over)
         except StoreError as error:
             logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
             self._again = self.app.clock.call_at(self.app.clock.now() + AGAIN_S, self.look)
