@@ -10,7 +10,10 @@ from typing import BinaryIO
 from hooks.push import PLAN, Command, NotRunByGit, Place, options_in, options_problem, read_commands, say
 
 RESERVED = ("refs/heads/deployments", "refs/live", "refs/keep")
-EPILOGUE = "Nothing of this push was taken; what is in service serves on."
+EPILOGUE = (
+    "Nothing of this push was taken; what is in service serves on. Put it right and push again "
+    "(git commit, git tag -f, git push): a tag that was refused is still free."
+)
 
 
 def main(stream: BinaryIO, environ: Mapping[str, str]) -> int:

@@ -38,7 +38,10 @@ WAIT_S = 30.0
 CONFIRMED_WAIT_S = 600.0
 NO_WAIT_S = 3.0
 REASON_CHARS_MAX = 400
-IGNORED = "ignored: not a release tag (<package>/v<X.Y.Z>, for instance counter/v1.2.0); it is stored"
+IGNORED = (
+    "ignored: not a release tag, so it is stored and nothing is deployed from it. "
+    "Release tags are <package>/v<X.Y.Z>, e.g. counter/v1.2.0"
+)
 TAKEN_BACK = "refused, tag taken back"
 
 

@@ -184,7 +184,7 @@ def test_a_requirement_on_a_module_waits_until_it_is_met() -> None:
     needs = candidate("rib/v1.0.0", "c2", requires=Requires(modules={"counter": ">=1.1"}))
     alone = plan([needs], [entry("counter", "1.0.0", "c1")])
     assert (alone.ready, len(alone.waiting)) == ((), 1)
-    assert alone.waiting[0].waits == "rib waits: it requires counter >=1.1, and counter 1.0.0 is in service"
+    assert alone.waiting[0].waits == "rib requires counter >=1.1, and counter 1.0.0 is in service"
     met = plan([needs, candidate("counter/v1.1.0", "c3")], [entry("counter", "1.0.0", "c1")])
     assert [group.tags for group in met.ready] == [("counter/v1.1.0",), ("rib/v1.0.0",)]
 

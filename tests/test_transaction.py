@@ -256,7 +256,7 @@ def test_several_modules_switch_together_or_not_at_all() -> None:
         await scene.app.ask("a", "add", {"n": 1})
         outcome = await scene.run(scene.part("a", "1.1.0", Better), scene.part("b", "1.1.0", RefusesLate))
         assert (outcome.result, outcome.fault) == ("rolled_back", "release")
-        assert "b: take_over() raised OSError: port in use" in outcome.reason
+        assert "b 1.1.0: take_over() raised OSError: port in use" in outcome.reason
         assert scene.versions() == {"a": "1.0.0", "b": "1.0.0"}
         assert scene.log.kinds == ["Planned", "Prepared", "RolledBack"]
         assert await scene.app.ask("a", "add", {"n": 1}) == 2
@@ -347,19 +347,27 @@ def misfits(old: dict[str, Any]) -> Any:
 
 
 BAD: dict[str, tuple[type[Module[Any]], str, str]] = {
-    "prepare raises": (RaisesInPrepare, "release", r"a: prepare\(\) raised ValueError: no licence"),
-    "prepare exits": (ExitsInPrepare, "release", r"a: prepare\(\) raised SystemExit: 3"),
-    "prepare hangs": (HangsInPrepare, "release", r"a: .*did not end within limits.load_s = 0.3 s"),
-    "take_over raises": (RaisesInTakeOver, "release", r"a: take_over\(\) raised KeyError: 'socket'"),
-    "take_over exits": (ExitsInTakeOver, "release", r"a: take_over\(\) raised SystemExit: 1"),
-    "take_over spins": (SpinsInTakeOver, "release", r"interrupted after 250 ms; limits.pause_ms = 50"),
-    "a migration is missing": (NoSteps, "release", r"a: No migration leads from state version 1 to 3"),
-    "the state does not fit": (Wrong, "release", r"a: .*missing required field `seen`"),
-    "a migration raises": (RaisesInMigration, "release", r"a: migration raised KeyError: 'total_count'"),
+    "prepare raises": (RaisesInPrepare, "release", r"a 1.1.0: prepare\(\) raised ValueError: no licence"),
+    "prepare exits": (ExitsInPrepare, "release", r"a 1.1.0: prepare\(\) raised SystemExit: 3"),
+    "prepare hangs": (HangsInPrepare, "release", r"a 1.1.0: .*did not end within limits.load_s = 0.3 s"),
+    "take_over raises": (RaisesInTakeOver, "release", r"a 1.1.0: take_over\(\) raised KeyError: 'socket'"),
+    "take_over exits": (ExitsInTakeOver, "release", r"a 1.1.0: take_over\(\) raised SystemExit: 1"),
+    "take_over spins": (
+        SpinsInTakeOver,
+        "release",
+        r"a 1.1.0: take_over\(\) was interrupted after 250 ms; it may take limits.pause_ms = 50",
+    ),
+    "a migration is missing": (NoSteps, "release", r"a 1.1.0: No migration leads from state version 1 to 3"),
+    "the state does not fit": (Wrong, "release", r"a 1.1.0: .*missing required field `seen`"),
+    "a migration raises": (
+        RaisesInMigration,
+        "release",
+        r"a 1.1.0: migration raised KeyError: 'total_count'",
+    ),
     "a migrated state does not fit": (
         Misfits,
         "release",
-        r"a: migration: .*Expected `int`, got `str` - at `\$.total`",
+        r"a 1.1.0: migration: .*Expected `int`, got `str` - at `\$.total`",
     ),
 }
 

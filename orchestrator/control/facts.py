@@ -169,6 +169,17 @@ def plain(value: object) -> object:
     return msgspec.to_builtins(value, enc_hook=repr, str_keys=True)
 
 
+def fields(schema: Mapping[str, Any]) -> str:
+    """The fields of a body for people: `n (integer), by (integer, optional)`."""
+    named = schema.get("$defs", {}).get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
+    required = named.get("required", ())
+    found = [
+        f"{name} ({field.get('type', 'see its schema')}{'' if name in required else ', optional'})"
+        for name, field in named.get("properties", {}).items()
+    ]
+    return ", ".join(found) or "no fields that are known by name"
+
+
 def part_of(state: object, path: str | None, name: str) -> object:
     """A part of a state: `by_key.apples`, `routes.0`. Raises Refused naming the keys there are."""
     value: Any = plain(state)

@@ -13,7 +13,13 @@ from orchestrator.control import facts
 from orchestrator.control.server import Emit, Operation
 from orchestrator.control.wire import BadRequest, Refused
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.errors import ModuleError, StateInvalid
+from orchestrator.runtime.errors import (
+    BodyRefused,
+    HandlerFailed,
+    ModuleError,
+    StateInvalid,
+    UnknownMessage,
+)
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.plan import Key
 from orchestrator.upgrade.progress import Event
@@ -297,7 +303,12 @@ class Operations:
     async def _ask(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _Message)
         self._fits(asked)
-        reply = await self._app.ask(asked.name, asked.type, asked.body, timeout_s=asked.timeout_s)
+        try:
+            reply = await self._app.ask(asked.name, asked.type, asked.body, timeout_s=asked.timeout_s)
+        except HandlerFailed as error:
+            raise Refused(
+                f"{error}. {asked.name} serves on; the message is in the dead letters: livetag dead-letters list."
+            ) from error
         return facts.plain(reply)
 
     async def _publish(self, request: dict[str, object], _emit: Emit) -> object:
@@ -308,7 +319,19 @@ class Operations:
         """Refuse at the door what the module in service would refuse: nothing was accepted then."""
         proxy = self._app.names.resolve(asked.name)
         message = self._app.message(asked.type, asked.body, "")
-        proxy.check(message)
+        try:
+            proxy.check(message)
+        except UnknownMessage as error:
+            raise Refused(f"{error}. Nothing was sent.") from None
+        except BodyRefused as error:
+            implementation = proxy.implementation
+            schema = (
+                implementation.blueprint.handlers[asked.type].schema if implementation is not None else {}
+            )
+            raise Refused(
+                f"{error}. Nothing was sent. It takes {facts.fields(schema)}; on the command line n=1 is a text and "
+                "n:=1 a number."
+            ) from None
 
     async def _dead_letters(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _Letters)

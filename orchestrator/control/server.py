@@ -134,7 +134,9 @@ class ControlServer:
             raise BadRequest(f"no request within {self._idle_s:g} s") from error
         except asyncio.LimitOverrunError as error:
             await _discard_line(reader)
-            raise BadRequest(f"the request is longer than {self._max_line_bytes} bytes; send less") from error
+            raise BadRequest(
+                f"the request is longer than {self._max_line_bytes} bytes; nothing was done. Send less at a time."
+            ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise BadRequest("the request ended before its line did") from error
 

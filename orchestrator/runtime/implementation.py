@@ -81,7 +81,10 @@ class Implementation:
     def first_state(self) -> Any:
         """A checked `initial_state()`. Raises StateInvalid, or what the author's code raises."""
         state = self.instance.initial_state()
-        self.check(state)
+        try:
+            self.blueprint.codec.copy(state)
+        except StateInvalid as error:
+            raise StateInvalid(f"initial_state(): {error}") from None
         return state
 
     def check(self, state: object) -> None:

@@ -85,6 +85,11 @@ class Participant:
         self._state: object = None
         self._handed: dict[str, Any] | None = None
 
+    @property
+    def label(self) -> str:
+        """The module with the version that is to come, for messages."""
+        return self.name if self.change.after is None else f"{self.name} {self.change.after.version}"
+
     # -- while the old version serves; may fail ----------------------------------------------------------------
 
     async def try_out(self) -> None:
@@ -111,7 +116,7 @@ class Participant:
             await within(self.app.clock, self._prepare(self.incoming), self.limits.load_s)
         except TimeoutError:
             raise VoteRefused(
-                f"load and prepare() did not end within limits.load_s = {self.limits.load_s:g} s"
+                f"import and prepare() did not end within limits.load_s = {self.limits.load_s:g} s"
             ) from None
         except ModuleError as error:
             raise VoteRefused(str(error)) from None

@@ -118,7 +118,7 @@ class Group:
         if not bad:
             return None
         worst: Fault = "release" if any(c.fault == "release" for c in bad) else "moment"
-        return Problem("; ".join(c.why for c in bad if c.fault == worst), worst)
+        return Problem(". ".join(c.why.rstrip(".") for c in bad if c.fault == worst), worst)
 
     @property
     def waits(self) -> str:
@@ -278,7 +278,9 @@ def _environment_checks(name: str, manifest: ModuleManifest, environment: Enviro
     requires = manifest.requires
     if requires.python is not None:
         ok = SpecifierSet(requires.python).contains(environment.python, prereleases=True)
-        why = f"{name} requires Python {requires.python}, this host runs {environment.python}"
+        advice = "Lower requires.python in its module.toml, or run the host on such a Python"
+        fact = f"{name} requires Python {requires.python}, this host runs {environment.python}"
+        why = fact if ok else f"{fact}. {advice}"
         yield Check(f"{name}: Python {requires.python}", ok, why, None if ok else "release")
     for text in requires.distributions:
         requirement = Requirement(text)
@@ -288,9 +290,11 @@ def _environment_checks(name: str, manifest: ModuleManifest, environment: Enviro
         ok = found is not None and requirement.specifier.contains(found, prereleases=True)
         has = f"the host has {found}" if found is not None else "the host does not have it"
         advice = (
-            f"Install it into the host's environment, then: livetag retry, or lower the requirement of {name}"
+            "Install it into the host's environment, then livetag restart, livetag retry and push again; "
+            "or do without it in module.toml"
         )
-        why = f"{name} requires the distribution {text}; {has}. {advice}"
+        fact = f"{name} requires the distribution {text}; {has}"
+        why = fact if ok else f"{fact}. {advice}"
         yield Check(f"{name}: {text}", ok, why, None if ok else "release")
 
 
@@ -299,42 +303,48 @@ def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Itera
     description, before = candidate.description, change.before
     assert description is not None and before is not None  # noqa: S101, PT018  # the caller looked
     missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
+    named = ", ".join(map(repr, missing))
     yield Check(
         f"{change.name}: accepts what {before.version} accepted",
         not missing,
-        f"{change.name} no longer handles {', '.join(map(repr, missing))}, which {before.version} accepts, and messages "
-        f"may be waiting. Handle it, or say so in module.toml: drops = [{', '.join(repr(m) for m in missing)}]",
+        f"{change.name} no longer handles {named}, which {before.version} accepts, and such messages may be waiting. "
+        f"Handle {named}, or give it up in module.toml: drops = [{named}]"
+        if missing
+        else "it handles every type that may be waiting",
         "release" if missing else None,
     )
     start, end = before.state_version, description.state_version
     if start != end:
+        cls = description.entry.rpartition(":")[2]
         steps = dict.fromkeys({*live.steps, *description.migrations}, _no_step)
-        yield _chain_check(change.name, "up" if end > start else "down", steps, start, end)
+        yield _chain_check(change.name, cls, steps, start, end)
         if end > start and not candidate.manifest.one_way:
-            yield _way_back_check(change.name, steps, end, start)
+            yield _way_back_check(change.name, cls, steps, end, start)
 
 
 def _no_step(state: object) -> object:
     return state
 
 
-def _chain_check(name: str, way: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
+def _chain_check(name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
     what = f"{name}: state {start}→{end}"
     try:
         find_chain(dict.fromkeys(steps, _no_step), start, end)
     except MigrationMissing as error:
-        return Check(what, False, f"{name}: {error}", "release")
-    return Check(what, True, f"{name}: steps {way} {start}→{end}")
+        return Check(what, False, f"{name}: {error}".replace("@YourModule.", f"@{cls}."), "release")
+    return Check(what, True, f"{name}: steps {'up' if end > start else 'down'} {start}→{end}")
 
 
-def _way_back_check(name: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
+def _way_back_check(
+    name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int
+) -> Check:
     what = f"{name}: way back {start}→{end}"
     try:
         find_chain(dict.fromkeys(steps, _no_step), start, end)
     except MigrationMissing:
         why = (
             f"{name}: there is no way back from state version {start} to {end}, so a rollback would lose the state. "
-            f"Add a step down, @YourModule.migrates({start}, {end}), or say one_way = true in module.toml"
+            f"Add a step down: @{cls}.migrates({start}, {end}); or say one_way = true in module.toml"
         )
         return Check(what, False, why, "release")
     return Check(what, True, f"{name}: way back {start}→{end}: yes")
@@ -385,7 +395,7 @@ def _unmet(
             has = result.get(other)
             if has is None or not Version.parse(has).satisfies(specifiers):
                 state = f"{other} {has} is" if has is not None else f"no {other} is"
-                why = f"{change.name} waits: it requires {other} {specifiers}, and {state} in service"
+                why = f"{change.name} requires {other} {specifiers}, and {state} in service"
                 unmet.append(Check(f"{change.name}: {other} {specifiers}", False, why))
     return unmet
 

@@ -18,6 +18,7 @@ from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout
 from orchestrator.runtime.events import Subscription
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
+from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.errors import (
     Fault,
@@ -90,6 +91,7 @@ class UpgradeTransaction:
         self._wiring: Wiring | None = None
         self._committed: Ticket | None = None
         self._quiesce: Quiesce[None] | None = None
+        self._author_step = "the switch"
 
     async def run(self) -> Outcome:
         """Carry the change out, or leave everything as it was; every wait has a deadline.
@@ -98,7 +100,7 @@ class UpgradeTransaction:
         Raises JournalFailed if not even the beginning could be recorded; nothing was touched then.
         """
         await self._log.write(self._planned)
-        self._report(Phase.PLANNED, "the versions in service go on")
+        self._report(Phase.PLANNED, "; ".join(map(words.change_text, self._planned.changes)))
         try:
             await self._collect_votes()
             await self._log.write(Prepared(self._txn))
@@ -155,8 +157,8 @@ class UpgradeTransaction:
                 participant.undo()
             if isinstance(error, Overrun):
                 raise VoteRefused(
-                    f"author code in the switch was {error}; limits.pause_ms = {budget_ms:g}. "
-                    "hand_over(), take_over() and migrations must be quick and do no I/O"
+                    f"{self._author_step} was {error}; it may take limits.pause_ms = {budget_ms:g}. "
+                    "hand_over(), take_over() and migrations run while messages wait: no loops that wait, no I/O"
                 ) from None
             raise
         self._committed = committed
@@ -171,13 +173,14 @@ class UpgradeTransaction:
             ("take_over", "take_over()"),
         ):
             for participant in self._participants:
+                self._author_step = f"{participant.label}: {name}"
                 try:
                     getattr(participant, step)()
                 except Overrun:
                     raise
                 except BaseException as error:  # noqa: BLE001  # SystemExit in take_over() is a no, not the host's end
                     failure = switch_failure(participant, name, error)
-                    raise VoteRefused(f"{participant.name}: {failure}") from None
+                    raise VoteRefused(f"{participant.label}: {failure}") from None
 
     # -- phase two: the decision -------------------------------------------------------------------------------
 
@@ -217,14 +220,14 @@ class _said_of:  # noqa: N801  # reads as a phrase in a with statement
     """Puts the module's name before what a participant says when it refuses."""
 
     def __init__(self, participant: Participant) -> None:
-        self._name = participant.name
+        self._label = participant.label
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, VoteRefused):
-            raise VoteRefused(f"{self._name}: {error}") from None
+            raise VoteRefused(f"{self._label}: {error}") from None
 
 
 def _fault_of(error: Exception) -> Fault:

@@ -22,7 +22,7 @@ import msgspec
 
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial_child import Ending, children_of
-from orchestrator.upgrade.trial_worker import ChildLimits, Rehearsal, Report, Request
+from orchestrator.upgrade.trial_worker import CALLS, ChildLimits, Rehearsal, Report, Request, limit_name
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import ModuleManifest, TrialSection
 
@@ -215,7 +215,8 @@ def _judge(ending: Ending, request: Request, label: str) -> Report:
             return ending.report
         raise _release(ending, label, ending.report.failed)
     if ending.late_s is not None:
-        what = f"{ending.step} did not end within {ending.late_s:g} s{_at(ending, request)}"
+        limit = limit_name(ending.step, request.limits)
+        what = f"{_call(ending)} did not end within {limit} = {ending.late_s:g} s{_at(ending, request)}"
         raise _release(ending, label, what)
     return _judge_death(ending, request, label)
 
@@ -225,17 +226,21 @@ def _judge_death(ending: Ending, request: Request, label: str) -> Report:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
-            raise _moment(label, f"its process was killed during {ending.step}, perhaps for want of memory")
+            raise _moment(label, f"its process was killed during {_call(ending)}, perhaps for want of memory")
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        raise _release(ending, label, f"{ending.step} crashed with {name}{_at(ending, request)}")
-    what = f"{ending.step} ended its process with status {os.WEXITSTATUS(status)}{_at(ending, request)}"
+        raise _release(ending, label, f"{_call(ending)} crashed with {name}{_at(ending, request)}")
+    what = f"{_call(ending)} ended the process with status {os.WEXITSTATUS(status)}{_at(ending, request)}"
     raise _release(ending, label, what)
 
 
 def _release(ending: Ending, label: str, what: str) -> TrialFailed:
     printed = ending.output.splitlines()
     last = f" Its last output: {printed[-1][:200]!r}." if printed and ending.report is None else ""
-    return TrialFailed(ending.step, f"{label} failed its trial: {what}.{last}")
+    return TrialFailed(ending.step, f"{label} failed its trial: {what.rstrip('.')}.{last}")
+
+
+def _call(ending: Ending) -> str:
+    return CALLS.get(ending.step, ending.step)
 
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)

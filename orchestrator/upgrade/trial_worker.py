@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from orchestrator.runtime.blueprint import describe
-from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.errors import ModuleError, StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
@@ -73,6 +73,12 @@ class Report(msgspec.Struct, frozen=True):
     failed: str | None = None
     description: bytes = b""
     seconds: dict[str, float] = {}
+
+
+def limit_name(step: str, limits: ChildLimits) -> str:
+    """What the limit of a step is called where its value comes from."""
+    own = step in LOADING and limits.load_s <= limits.time_s
+    return "limits.load_s" if own else "the host's trial.time_s"
 
 
 class Unfit(Exception):
@@ -189,7 +195,20 @@ class _Worker:
             return implementation.first_state()
         self.step("migrate")
         chain = find_chain(blueprint.steps, rehearsal.state_version, blueprint.state_version)
+        if not chain:
+            return self._same_version(implementation, rehearsal.state)
         return migrate(PLAIN_STATE.decode(rehearsal.state), chain, blueprint.codec)
+
+    def _same_version(self, implementation: Implementation, state: bytes) -> Any:
+        """The state as it is, if the type still takes it."""
+        try:
+            return implementation.blueprint.codec.decode(state)
+        except StateInvalid as error:
+            version = implementation.blueprint.state_version
+            raise Unfit(
+                f"the state of the version in service does not fit the type of this one: {error.__cause__}. "
+                f"Give this one state_version = {version + 1}, and steps up and down"
+            ) from None
 
     async def _hook(self, name: str, hook: Callable[[], Awaitable[None]]) -> None:
         """Run one of the author's coroutines, and say where it waits if its time is over."""
@@ -205,7 +224,9 @@ class _Worker:
         if not done:
             frames = task.get_stack()
             where = f" ({self._place(frames[-1].f_code.co_filename, frames[-1].f_lineno)})" if frames else ""
-            raise Unfit(f"{name}() did not end within {limit_s:g} s, it was still waiting{where}")
+            raise Unfit(
+                f"{name}() did not end within {limit_name(name, limits)} = {limit_s:g} s, it still waits{where}"
+            )
         await task
 
     def _place(self, filename: str, line: int) -> str:
@@ -214,18 +235,20 @@ class _Worker:
     def failure(self, error: BaseException) -> Report:
         """Say what went wrong as a sentence, without holding on to what filled the memory."""
         place = author_line(error, self._loaded)
-        if isinstance(error, (Unfit, ModuleError)):
+        if isinstance(error, StateInvalid) and self._step == "migrate":
+            text = f"{CALLS[self._step]}: {error}"
+        elif isinstance(error, (Unfit, ModuleError)):
             text = str(error)
         else:
             said = "".join(traceback.format_exception_only(type(error), error)).strip()
-            text = f"{_CALLS.get(self._step, self._step)} raised {said} ({place})"
+            text = f"{CALLS.get(self._step, self._step)} raised {said} ({place})"
         traceback.clear_frames(error.__traceback__)
         if "MemoryError" in text:
             text += f"; the limit of a trial is {self._request.limits.memory_mb} MB"
         return Report(failed=self._loaded.public_name(text), seconds=self._seconds)
 
 
-_CALLS = {
+CALLS = {
     "import": "its import",
     "construct": "its construction",
     "initial_state": "initial_state()",

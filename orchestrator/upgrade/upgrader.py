@@ -371,7 +371,7 @@ class Upgrader:
         text = words.failed(group, reason, "release", self.refs)
         logger.warning(text)
         await self._quarantine(group.keys, group.tags, reason)
-        self.progress.tell(Event(group.tags, Phase.ROLLED_BACK.value, "undone", txn))
+        self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
 
     async def _quarantine(self, keys: Sequence[tuple[str, str]], tags: Sequence[str], reason: str) -> None:
         for package, commit_id in keys:

@@ -52,7 +52,7 @@ def verdict(tag: str, view: View) -> Verdict:
         return Verdict(tag, "refused", "it points at no commit. Tag a commit, and push that tag")
     key = (package, ref.commit_id)
     if key in view.ledger.quarantine:
-        return Verdict(tag, "refused", _quarantined(view, key))
+        return Verdict(tag, "refused", _quarantined(tag, view, key))
     if parsed.version.is_prerelease and not view.prereleases:
         return Verdict(
             tag,
@@ -72,7 +72,8 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
         )
     for group in view.plan.waiting:
         if tag in group.tags:
-            return Verdict(tag, "waiting", group.waits)
+            text = f"{words.sentence(group.waits)}\n{words.serving_now(group.changes)}"
+            return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that is in service.")
     serving = [e for e in view.ledger.table.values() if e.tag == tag and e.commit_id == ref.commit_id]
     if ref.tag.package == APP:
         return _of_the_composition(tag, view)
@@ -98,16 +99,20 @@ def _of_the_composition(tag: str, view: View) -> Verdict:
     return Verdict(tag, "live", "; ".join(words.change_text(c) for c in txn.changes))
 
 
-def _quarantined(view: View, key: Key) -> str:
+def _quarantined(tag: str, view: View, key: Key) -> str:
+    """Three lines: what failed, what is true now, what to do."""
     ledger = view.ledger
     entry = ledger.quarantine[key]
-    name = entry.tag or f"{key[0]}/v..."
+    name = entry.tag or tag
+    before = f"this commit was refused before, as {name}: " if name != tag else ""
     txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key)), None)
-    now = words.serving_now(txn.changes) if txn is not None else f"{words.versions(ledger.table, key[0])}."
-    reason = entry.reason if entry.reason.endswith((".", "!")) else f"{entry.reason}."
+    modules = [c.name for c in txn.changes] if txn is not None else []
+    serving = [ledger.table[m] for m in modules if m in ledger.table]
+    now = words.serving(serving) if modules else f"{words.versions(ledger.table, key[0])}."
     return (
-        f"{reason} {now} Commit {key[1][:12]} is in quarantine. Fix it, commit, and push a new tag, "
-        f"e.g. {words.next_tag([name], view.refs)}; or try this commit again: livetag retry {name}."
+        f"{before}{words.sentence(entry.reason)}\n{now}\n"
+        f"Fix it, commit, and push a new tag, e.g. {words.next_tag([tag], view.refs)}. "
+        f"Commit {key[1][:12]} stays in quarantine; to have it tried again as it is: livetag retry {name}."
     )
 
 

@@ -32,10 +32,15 @@ def change_text(change: Change) -> str:
 
 def serving_now(changes: Iterable[Change]) -> str:
     """What is in service after a failure: exactly what was before."""
-    before = [release_name(c.before) for c in changes if c.before is not None]
-    if not before:
+    return serving(c.before for c in changes if c.before is not None)
+
+
+def serving(entries: Iterable[Entry]) -> str:
+    """What goes on as if nothing had happened."""
+    names = [release_name(entry) for entry in entries]
+    if not names:
         return "Nothing of it is in service."
-    return f"{_listed(before)} {'serves' if len(before) == 1 else 'serve'} on, with all state and messages."
+    return f"{_listed(names)} {'serves' if len(names) == 1 else 'serve'} on, with all state and messages."
 
 
 def next_tag(tags: Iterable[str], refs: RefMap) -> str:
@@ -46,7 +51,7 @@ def next_tag(tags: Iterable[str], refs: RefMap) -> str:
 
 def failed(group: Group, reason: str, fault: Fault, refs: RefMap) -> str:
     """A group that did not go live."""
-    what = f"{_listed(group.tags) or 'the release'} did not go live: {_sentence(reason)}"
+    what = f"{_listed(group.tags) or 'the release'} did not go live: {sentence(reason)}"
     if fault == "release":
         return f"{what} {serving_now(group.changes)} Fix it, commit, and push a new tag, e.g. {next_tag(group.tags, refs)}."
     return f"{what} {serving_now(group.changes)} Nothing is wrong with the release itself; it is tried again."
@@ -74,7 +79,8 @@ def versions(table: Mapping[str, Entry], package: str) -> str:
     )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with one full stop at its end."""
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else f"{text}."
 

@@ -135,6 +135,8 @@ class Deployment:
 
     def deployments(self) -> list[dict[str, list[str]]]:
         """What `git log deployments` tells, oldest first: trailer → its values."""
+        if not self.git("for-each-ref", "refs/heads/deployments"):
+            return []  # it follows the outcome by a moment
         log = self.git("log", "--reverse", "--format=%(trailers:only,unfold)%x00", "deployments")
         found = []
         for text in filter(None, (part.strip() for part in log.split("\0"))):

@@ -150,7 +150,7 @@ CASES = (
     # what the trial finds
     code("An import that fails", counter(above="import flying_carpet")),
     code("An import that raises", counter(above='raise RuntimeError("no licence")')),
-    code("An import that never ends", counter(above="while True:\n    pass"), toml=SHORT),
+    code("An import that never ends", counter(above="while True: pass"), toml=SHORT),
     code("sys.exit at import", counter(above="import sys\n\nsys.exit(3)")),
     code("os._exit at import", counter(above="import os\n\nos._exit(0)")),
     code("A crash at import", counter(above="import ctypes\n\nctypes.string_at(0)")),
@@ -168,7 +168,7 @@ CASES = (
     ),
     code(
         "A prepare that never ends, synchronous",
-        counter("async def prepare(self) -> None:\n    while True:\n        pass"),
+        counter("async def prepare(self) -> None:\n    while True: pass"),
         toml=SHORT,
     ),
     code(
@@ -183,10 +183,10 @@ CASES = (
     ),
     code(
         "A self_test that never ends, synchronous",
-        counter("async def self_test(self) -> None:\n    while True:\n        pass"),
+        counter("async def self_test(self) -> None:\n    while True: pass"),
     ),
     migration("A migration that raises", 'return {**old, "mean": old["sum"] / old["ticks"]}'),
-    migration("A migration that never ends", "while True:\n        pass", toml=SHORT),
+    migration("A migration that never ends", "while True: pass", toml=SHORT),
     migration(
         "A migration to a state that does not fit its type", 'return {**old, "last": str(old["last"])}'
     ),
@@ -210,7 +210,7 @@ CASES = (
     ),
     code(
         "A take_over that never ends",
-        counter("def take_over(self, resources: dict) -> None:\n    while True:\n        pass"),
+        counter("def take_over(self, resources: dict) -> None:\n    while True: pass"),
     ),
     code(
         "A take_over that is asynchronous",
@@ -219,6 +219,8 @@ CASES = (
 )
 COMMANDS = (
     "A tag of a blob",
+    "A commit that was refused before, under another tag",
+    "A retry of a tag that was taken back",
     "A message type that nobody handles",
     "A module that does not exist",
     "A body that does not fit",
@@ -330,6 +332,32 @@ def test_a_tag_of_a_blob_says_what_is_wrong(story: Story) -> None:
     assert BAD not in story.deployment.tags()
     story.check()
     story.told("A tag of a blob", f"git push live {BAD}", pushed)
+
+
+def test_a_commit_that_was_refused_is_refused_again_until_it_is_retried(story: Story) -> None:
+    deployment, work = story.deployment, story.deployment.work
+    code = counter(
+        f"async def prepare(self) -> None:\n    open({str(deployment.path / 'licence')!r}).close()"
+    )
+    work.write("modules/counter/__init__.py", code)
+    work.commit("Need a licence")
+    work.tag(BAD)
+    work.tag("counter/v1.2.0")
+    try:
+        assert deployment.push(BAD).returncode == 1
+        again = deployment.push("counter/v1.2.0")
+        retried = deployment.livetag("retry", BAD)
+    finally:
+        work.git("tag", "-d", BAD, "counter/v1.2.0")
+        work.git("reset", "--hard", "--quiet", story.good)
+
+    assert again.returncode == 1
+    assert retried.returncode == 0, retried.stderr
+    assert deployment.tags().count("counter/v1.2.0") == 0
+    story.check()
+    assert [q["tag"] for q in deployment.status()["quarantine"]].count("counter/v1.2.0") == 0
+    story.told("A commit that was refused before, under another tag", "git push live counter/v1.2.0", again)
+    story.told("A retry of a tag that was taken back", f"livetag retry {BAD}", retried)
 
 
 @pytest.mark.parametrize(
