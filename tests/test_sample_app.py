@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import livetag
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.state import PLAIN_STATE
@@ -29,6 +30,7 @@ from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import TrialSection, parse_app, parse_module
 from sample_app import feed
 from sample_app.modules.decoder.mrt import decode
+from sample_app.modules.rib import Rib
 from sample_app.modules.source.framing import next_record, open_feed
 
 SAMPLE = Path(feed.__file__).parent
@@ -513,3 +515,79 @@ def test_the_composition_and_every_manifest_are_valid() -> None:
         manifest = parse_module((folder / "module.toml").read_bytes(), str(folder))
         assert manifest.description
         assert set(manifest.requires.modules) == set(manifest.emits) - {"topics"}
+
+
+def test_the_detectors_upgrade_and_rollback_in_the_test_kit(tmp_path: Path) -> None:
+    first = vars(load(tmp_path, MODULES / "detector", "detector")("detector"))["Detector"]
+    second = vars(load(tmp_path, UPGRADES / "detector-1.1.0", "detector")("detector"))["Detector"]
+    body = {
+        "time": 1.0,
+        "peer": "192.0.2.1",
+        "path": "64500 64501",
+        "origin": 64_501,
+        "prefixes": ["203.0.113.0/24"],
+    }
+
+    async def story() -> None:
+        async with livetag.testing.run(first) as detector:
+            await detector.send("announced", body)
+            await detector.upgrade(second)
+            await detector.send("announced", {**body, "origin": 64_502, "time": 2.0})
+            assert [(sent.name, sent.type) for sent in detector.sent] == [("alerts", "alert")]
+            assert detector.state["origins"]["203.0.113.0/24"][64_502] == {
+                "first": 2.0,
+                "last": 2.0,
+                "times": 1,
+            }
+            await detector.rollback()
+            assert detector.state == {"origins": {"203.0.113.0/24": [64_501, 64_502]}}
+            assert await detector.ask("origins", {"prefix": "203.0.113.0/24"}) == [64_501, 64_502]
+
+    asyncio.run(story())
+
+
+def test_an_archive_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole = gzip.compress(feed.build()[0])
+    (tmp_path / "cut.mrt.gz").write_bytes(whole[: len(whole) // 2])
+    running = asyncio.run(whole_run(tmp_path, tmp_path / "cut.mrt.gz"))
+    assert 2_000 < running.state("source")["records"] < RECORDS
+    assert running.state("decoder")["corrupt"] <= 2  # the damaged one of the feed, and the one that was cut
+    assert running.app.modules["source"].intakes.failures == 0
+
+
+def test_the_rib_forgets_what_is_withdrawn_and_all_of_a_peer_whose_session_goes_down() -> None:
+    def update(peer: str, announced: list[str], withdrawn: list[str], origin: int = 64_501) -> dict[str, Any]:
+        said = {"time": 1.0, "peer": peer, "path": f"64500 {origin}", "origin": origin}
+        return {**said, "announced": announced, "withdrawn": withdrawn}
+
+    async def story() -> None:
+        async with livetag.testing.run(Rib) as rib:
+            await rib.send("update", update("192.0.2.1", ["203.0.113.0/24", "198.18.0.0/15"], []))
+            await rib.send("update", update("192.0.2.2", ["203.0.113.0/24#7", "203.0.113.0/24#8"], []))
+            assert await rib.ask("size") == {"prefixes": 2, "routes": 4}
+            await rib.send("update", update("192.0.2.2", [], ["203.0.113.0/24#7", "192.0.2.0/24"]))
+            assert [*await rib.ask("routes", {"prefix": "203.0.113.0/24"})] == ["192.0.2.1", "192.0.2.2#8"]
+            await rib.send("session", {"time": 2.0, "peer": "192.0.2.2", "before": 6, "after": 1})
+            await rib.send("session", {"time": 2.0, "peer": "192.0.2.1", "before": 3, "after": 1})
+            assert [*await rib.ask("routes", {"prefix": "203.0.113.0/24"})] == ["192.0.2.1"]
+            await rib.send("update", update("192.0.2.1", [], ["203.0.113.0/24", "198.18.0.0/15"]))
+            assert rib.state == {"routes": {}}
+            assert rib.dead_letters == []
+
+    asyncio.run(story())
+
+
+def test_the_rib_passes_on_only_a_peers_new_origins() -> None:
+    body = {"time": 1.0, "peer": "192.0.2.1", "announced": ["203.0.113.0/24"], "withdrawn": []}
+
+    async def story() -> None:
+        async with livetag.testing.run(Rib) as rib:
+            for path, origin in (("1 2", 2), ("1 9 2", 2), ("1 3", 3), ("1 {4,5}", None)):
+                await rib.send("update", {**body, "path": path, "origin": origin})
+            passed = {"time": 1.0, "peer": "192.0.2.1", "prefixes": ["203.0.113.0/24"]}
+            assert rib.sent == [
+                ("detector", "announced", {**passed, "path": "1 2", "origin": 2}),
+                ("detector", "announced", {**passed, "path": "1 3", "origin": 3}),
+            ]
+
+    asyncio.run(story())
