@@ -115,7 +115,7 @@ def test_a_unit_that_does_not_end_is_named_with_whom_it_waits_for_and_all_go_on(
             assert nobody_is_held(app)
             door.set()
             await stuck
-            with pytest.raises(Exception, match="stuck.*does not handle 'relay'"):
+            with pytest.raises(Exception, match=r"stuck.*does not handle 'relay'"):
                 await asked
             await idle(app)
             assert state_of(app, "a")["done"] == [1]

@@ -67,7 +67,7 @@ def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
         return msgspec.json.schema(body_type), _fields(body_type, body_names, names)
     except (TypeError, ValueError) as error:
         raise DefinitionInvalid(
-            f"Handler {function.__qualname__}() takes what is not plain data: {error}. "
+            f"Handler {function.__qualname__}() takes what is not plain data: {str(error).splitlines()[-1]}. "
             "Annotate its parameters with plain types, a TypedDict or a msgspec Struct."
         ) from error
 
