@@ -290,6 +290,13 @@ class HangsInPrepare(Better):
             await asyncio.sleep(0.05)  # does not leave at once
 
 
+class SpinsInPrepare(Better):
+    async def prepare(self) -> None:
+        await asyncio.sleep(0)
+        while True:
+            pass
+
+
 class RaisesInTakeOver(Better):
     def take_over(self, resources: dict[str, Any]) -> None:
         raise KeyError("socket")
@@ -350,6 +357,11 @@ BAD: dict[str, tuple[type[Module[Any]], str, str]] = {
     "prepare raises": (RaisesInPrepare, "release", r"a 1.1.0: prepare\(\) raised ValueError: no licence"),
     "prepare exits": (ExitsInPrepare, "release", r"a 1.1.0: prepare\(\) raised SystemExit: 3"),
     "prepare hangs": (HangsInPrepare, "release", r"a 1.1.0: .*did not end within limits.load_s = 0.3 s"),
+    "prepare spins": (
+        SpinsInPrepare,
+        "release",
+        r"a 1.1.0: prepare\(\) held up the service and was interrupted after 300 ms",
+    ),
     "take_over raises": (RaisesInTakeOver, "release", r"a 1.1.0: take_over\(\) raised KeyError: 'socket'"),
     "take_over exits": (ExitsInTakeOver, "release", r"a 1.1.0: take_over\(\) raised SystemExit: 1"),
     "take_over spins": (
@@ -370,6 +382,27 @@ BAD: dict[str, tuple[type[Module[Any]], str, str]] = {
         r"a 1.1.0: migration: .*Expected `int`, got `str` - at `\$.total`",
     ),
 }
+
+
+def test_a_serving_version_that_spins_when_it_takes_back_or_stops_cannot_hold_the_host() -> None:
+    class Stubborn(Counter):
+        def take_over(self, resources: dict[str, Any]) -> None:
+            while resources:
+                pass
+
+        async def stop(self) -> None:
+            while True:
+                pass
+
+    async def play(scene: Scene) -> None:
+        limits = Limits(load_s=0.2)
+        await scene.run(scene.part("c", "1.0.0", Stubborn))
+        assert (await scene.run(scene.part("c", "1.1.0", RaisesInTakeOver, limits))).result == "rolled_back"
+        assert await scene.app.ask("c", "add", {"n": 1}) == 1
+        assert (await scene.run(scene.part("c", "1.2.0", Better, limits))).result == "committed"
+        assert await scene.app.ask("c", "add", {"n": 1}) == 11
+
+    story(play)
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -19,8 +19,9 @@ from orchestrator.control.operations import Operations
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import within
-from orchestrator.runtime.errors import QuiesceTimeout
+from orchestrator.runtime.errors import Overrun, QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
@@ -136,8 +137,8 @@ class _Host:
             await proxy.close("the host stopped")
         for proxy in app.modules.values():
             if proxy.implementation is not None:
-                with suppress(TimeoutError):
-                    await within(app.clock, proxy.implementation.stop(), STOP_S)
+                with suppress(TimeoutError, Overrun):
+                    await within(app.clock, stepwise(proxy.implementation.stop(), STOP_S), STOP_S)
         book.write_now(HostStopped(clean))
         logger.info("stopped: state and mailboxes of {} modules are saved", len(app.modules))
 

@@ -1,4 +1,4 @@
-"""A deadline for synchronous author code in the switch: the only code that runs while the service is paused.
+"""A deadline for author code that runs on the event loop, where one endless loop would stop the whole service.
 
 A timer signal raises `Overrun` in the main thread while, and only while, the guarded block runs (DESIGN §7.5). One
 system call; no thread has to be woken inside the pause.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any, Generic, TypeVar
 
 from orchestrator.runtime.errors import Overrun
 
+T = TypeVar("T")
 AGAIN_S = 0.05  # author code that swallows the first Overrun gets another
 
 
@@ -37,3 +40,32 @@ def interrupt_after(seconds: float) -> Iterator[None]:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class Stepwise(Generic[T]):
+    """Awaits a coroutine and raises Overrun in it when one step, from an await to the next, takes `seconds`."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], seconds: float) -> None:
+        self._coroutine = coroutine
+        self._seconds = seconds
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        step: Callable[[], Any] = partial(self._coroutine.send, None)  # Any: what a future yields to its task
+        while True:
+            try:
+                with interrupt_after(self._seconds):
+                    waited_for = step()
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            try:
+                sent = yield waited_for
+            except BaseException as error:  # noqa: BLE001  # a cancellation is the coroutine's to answer
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, sent)
+
+
+async def stepwise(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Run the coroutine; no step of it can hold the event loop for longer than `seconds`. Raises Overrun."""
+    return await Stepwise(coroutine, seconds)

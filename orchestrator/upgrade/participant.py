@@ -16,15 +16,18 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
-from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.errors import ModuleError, Overrun
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
+from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.records import Change
 from repo_store.manifest import Limits
+
+STALL_S = 5.0  # author code that holds the event loop longer than this is interrupted (DESIGN §7, stall_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,11 @@ class Participant:
         """The module with the version that is to come, for messages."""
         return self.name if self.change.after is None else f"{self.name} {self.change.after.version}"
 
+    @property
+    def _stall_s(self) -> float:
+        """How long author code may hold the event loop before it is interrupted."""
+        return min(self.limits.load_s, STALL_S)
+
     # -- while the old version serves; may fail ----------------------------------------------------------------
 
     async def try_out(self) -> None:
@@ -137,9 +145,14 @@ class Participant:
         if self.old is not None and not self._chain and self._type_changed(code.blueprint):
             self.new.check(self.old.state)
         try:
-            await self.new.instance.prepare()
+            await stepwise(_prepared(self.new), self._stall_s)
         except (asyncio.CancelledError, GeneratorExit):
             raise
+        except Overrun as error:
+            raise VoteRefused(
+                f"prepare() held up the service and was {error} ({author_line(error, self.new.loaded)}). "
+                "It runs while the version before serves: give long work to asyncio.to_thread()"
+            ) from None
         except BaseException as error:  # noqa: BLE001  # SystemExit in prepare() is a vote no, not the host's end
             raise VoteRefused(_author_failed("prepare()", error, self.new)) from None
 
@@ -188,8 +201,9 @@ class Participant:
         handed, self._handed = self._handed, None
         if self.old is not None and handed is not None:
             try:
-                self.old.instance.take_over(handed)
-            except Exception as error:  # noqa: BLE001  # the old one serves on, with what it has
+                with interrupt_after(self._stall_s):
+                    self.old.instance.take_over(handed)
+            except BaseException as error:  # noqa: BLE001  # the old one serves on, with what it has
                 where = author_line(error, self.old.loaded)
                 logger.bind(module=self.name).error(
                     "{} {} raised {!r} ({}) when it took back its resources",
@@ -227,13 +241,17 @@ class Participant:
         if leaving is None:
             return
         try:
-            await within(self.app.clock, leaving.stop(), self.limits.load_s)
-        except TimeoutError:
+            await within(self.app.clock, stepwise(leaving.stop(), self._stall_s), self.limits.load_s)
+        except (TimeoutError, Overrun):
             logger.bind(module=self.name).warning(
                 "stop() of {} {} did not end within {:g} s", self.name, leaving.version, self.limits.load_s
             )
         if leaving.loaded is not None:
             leaving.loaded.unload()
+
+
+async def _prepared(implementation: Implementation) -> None:
+    await implementation.instance.prepare()
 
 
 def switch_failure(participant: Participant, step: str, error: BaseException) -> VoteRefused:

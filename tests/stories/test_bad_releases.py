@@ -199,7 +199,15 @@ CASES = (
         counter(state=("ticks: str", "notes: int", "last: int", "odd: int")),
         tag="meter/v1.0.0",
     ),
-    # what only the switch finds
+    # what only the host itself finds
+    code(
+        "A prepare that never ends, but only in the host",
+        counter(
+            "async def prepare(self) -> None:\n    while not Path.cwd().match('livetag-trial-*/work'): pass",
+            above="from pathlib import Path",
+        ),
+        toml=SHORT,
+    ),
     code(
         "A take_over that raises",
         counter('def take_over(self, resources: dict) -> None:\n    self.socket = resources["socket"]'),
