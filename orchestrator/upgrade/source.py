@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.upgrade.errors import VoteRefused
@@ -15,6 +18,8 @@ from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.trial import trial
 from orchestrator.upgrade.trial_worker import Rehearsal
 from repo_store.manifest import ModuleManifest, TrialSection
+
+T = TypeVar("T")
 
 
 class StagedSource:
@@ -44,11 +49,30 @@ class StagedSource:
         """Import beside the other versions, in a thread: staging has byte-compiled it. Raises LoadFailed."""
         tops = [self._entry.package, *(folder.rpartition("/")[2] for folder in self._manifest.shared)]
         loaded = Loaded(self._folder, tops, self._entry.tree_id)
-        loop = asyncio.get_running_loop()
-        blueprint, entry = await loop.run_in_executor(
-            None, load_blueprint, loaded, self._entry.package, self._manifest.entry
+        blueprint, entry = await in_a_thread(
+            partial(load_blueprint, loaded, self._entry.package, self._manifest.entry)
         )
         return Code(blueprint, loaded, entry)
+
+
+async def in_a_thread(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, done in a daemon thread of its own.
+
+    An import that never ends must not take one of the executor's few threads, nor keep the process from exiting.
+    """
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            value = work()
+        except BaseException as error:  # noqa: BLE001  # it goes to the one who waits
+            result.set_exception(error)
+        else:
+            result.set_result(value)
+
+    result.set_running_or_notify_cancel()  # from here a cancellation of the waiting task leaves the result alone
+    threading.Thread(target=run, name="livetag-load", daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 def incoming_release(

@@ -201,6 +201,14 @@ CASES = (
     ),
     # what only the host itself finds
     code(
+        "An import that never ends, but only in the host",
+        counter(
+            above="import threading\nfrom pathlib import Path\n\n"
+            "if not Path.cwd().match('livetag-trial-*/work'): threading.Event().wait()"
+        ),
+        toml=SHORT,
+    ),
+    code(
         "A prepare that never ends, but only in the host",
         counter(
             "async def prepare(self) -> None:\n    while not Path.cwd().match('livetag-trial-*/work'): pass",
@@ -310,6 +318,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             yield made
         finally:
             made.numbered.close()
+        assert deployment.stop() == 0, "what was pushed cannot keep the host from stopping"
         if prose.updating():
             prose.write(made.found, ORDER)
 
