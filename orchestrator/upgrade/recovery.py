@@ -17,7 +17,15 @@ from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import KeptState, Participant
-from orchestrator.upgrade.records import Change, Entry, HostStarted, ImageUsed, Quarantined, RolledBack
+from orchestrator.upgrade.records import (
+    Change,
+    Confirmed,
+    Entry,
+    HostStarted,
+    ImageUsed,
+    Quarantined,
+    RolledBack,
+)
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import incoming_release
 from orchestrator.upgrade.transaction import next_wiring
@@ -97,7 +105,20 @@ async def bring_back(
         await book.write(ImageUsed(used))
     for participant in ready:
         await participant.start()
+    await _confirm(book, recovered)
     return recovered
+
+
+async def _confirm(book: Book, recovered: Recovered) -> None:
+    """Confirm what a death kept from being confirmed right after its commit, now that it serves again.
+
+    Else it would be suspect for ever: any later death of the host, of whatever cause, would quarantine it.
+    """
+    for view in book.ledger.in_probation:
+        if not recovered.failed.keys() & set(view.probation):
+            await book.write(
+                Confirmed(view.id, "probation is not asked for; it came back after a death of the host")
+            )
 
 
 async def _ready(
