@@ -1,0 +1,129 @@
+"""The host is killed while three modules change together: all old or all new, as the journal says, however often it starts."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.ledger import Ledger, fold
+from tests.git_fixtures import clean_environment
+from tests.stories.deployment import Deployment, wait_until
+
+SEED = 20_02
+KILLS = 20
+MODULES = ("hen", "egg", "nest")
+# Where a kill is aimed from, and how long after it at most: half of them over the whole transaction, half around its
+# decision, which takes milliseconds and would hardly ever be hit otherwise.
+AIMS = ((": planned", 0.4), (": prepared", 0.02))
+
+
+def voice(version: str) -> str:
+    """Write a module that says which version of it is loaded."""
+    return f"""
+        from livetag import Module, handles
+
+        class Voice(Module):
+            @handles
+            def loaded(self) -> str:
+                return {version!r}
+    """
+
+
+def release(deployment: Deployment, version: str) -> list[str]:
+    """Commit all three modules in that version under a tag each, and return the tags."""
+    for name in MODULES:
+        deployment.write(name, voice(version))
+    tags = [f"{name}/v{version}" for name in MODULES]
+    deployment.release(*tags)
+    return tags
+
+
+@pytest.mark.timeout(150)
+def test_a_kill_at_any_moment_leaves_all_old_or_all_new(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(SEED)  # noqa: S311  # no secret
+    assert deployment.push("main", *release(deployment, "1.0.0")).returncode == 0
+    old = "1.0.0"
+    ends: list[str] = []
+    for number in range(1, KILLS + 1):
+        new = f"1.{number}.0"
+        tags = release(deployment, new)
+        kill_inside(deployment, tags, *AIMS[number % 2], chance)
+        ledger = read_journal(deployment)
+        said = {name: entry.version for name, entry in ledger.table.items()}
+        assert said in (dict.fromkeys(MODULES, old), dict.fromkeys(MODULES, new)), ledger.transactions
+        ends.append(end_of(ledger))
+        back = said["hen"]
+        if back == old and number % 4:
+            deployment.git("tag", "-d", *tags)  # nothing asks for the new ones any more: the old ones stay
+
+        deployment.start()
+
+        if number % 4 == 0:
+            wait_until(partial(serves, deployment, new), "the tags that are still there go live")
+            back = new
+        assert loaded(deployment) == dict.fromkeys(MODULES, back)
+        if number % 4 == 1:
+            deployment.kill()
+            deployment.start()
+            assert loaded(deployment) == dict.fromkeys(MODULES, back), "starting twice gives the same"
+        old = back
+
+    assert deployment.status()["quarantine"] == []
+    with capsys.disabled():
+        print(f"\n{KILLS} kills: {', '.join(f'{ends.count(end)} {end}' for end in sorted(set(ends)))}")  # noqa: T201
+    assert {"before the decision", "after the decision"} <= set(ends), "void: the kills were all on one side"
+
+
+def kill_inside(
+    deployment: Deployment, tags: list[str], aim: str, most_s: float, chance: random.Random
+) -> None:
+    """Push, and kill the host at a moment after the push has printed `aim`."""
+    command = ["git", "push", "live", "main", *tags]
+    with subprocess.Popen(
+        command, cwd=deployment.work.path, env=clean_environment(), stderr=subprocess.PIPE, text=True
+    ) as push:
+        assert push.stderr is not None
+        printed = ""
+        while aim not in printed:
+            line = push.stderr.readline()
+            assert line, f"the push never said {aim!r}: {printed}"
+            printed += line
+        time.sleep(chance.uniform(0, most_s))  # not a wait for something: the random moment itself
+        deployment.kill()
+        printed += push.stderr.read()
+        assert push.wait(30) == 0, f"whatever became of it, the tags stay: {printed}"
+
+
+def read_journal(deployment: Deployment) -> Ledger:
+    """What the journal of the dead host says."""
+    journal = Journal.open(Path(deployment.place.journal), time.time)
+    try:
+        return fold(journal.records())
+    finally:
+        journal.close()
+
+
+def end_of(ledger: Ledger) -> str:
+    """On which side of the decision the host died."""
+    return "after the decision" if ledger.unfinished is None else "before the decision"
+
+
+def serves(deployment: Deployment, version: str) -> bool:
+    """Whether all three are in service in that version; they are never seen in different ones."""
+    seen = {row["version"] for row in deployment.status()["modules"].values()}
+    assert len(seen) == 1, f"mixed: {seen}"
+    return seen == {version}
+
+
+def loaded(deployment: Deployment) -> Mapping[str, str]:
+    """Which version's code answers, module by module."""
+    return {name: deployment.ask(name, "loaded") for name in MODULES}
