@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from loguru import logger
 
 from livetag import Message, every, handles, intake, subscribes
 from orchestrator.runtime.application import Application
@@ -212,8 +213,16 @@ def test_a_unit_that_raises_sends_nothing_and_goes_to_the_dead_letters() -> None
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration])
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("error", "is_async"),
+    [
+        *(
+            (error, False)
+            for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit)
+        ),
+        *((error, True) for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration)),
+    ],
+)
 def test_whatever_a_handler_raises_is_its_failure(error: type[BaseException], is_async: bool) -> None:
     async def story() -> None:
         class Broken(Plain):
@@ -887,6 +896,24 @@ def test_an_intakes_item_reaches_a_module_that_is_closed_for_the_hosts_stop() ->
 
         async with running({"source": Source}) as app:
             await asyncio.wait_for(app.modules["source"].close("the host stopped"), 5)
+
+    asyncio.run(story())
+
+
+def test_a_pump_that_ends_by_a_fault_of_the_runtime_is_not_silent() -> None:
+    async def story() -> None:
+        told = list[str]()
+        number = logger.add(told.append, format="{message}", level="CRITICAL")
+        async with running({"sink": Sink}) as app:
+
+            def fault() -> None:
+                raise RuntimeError("a bug of ours")
+
+            app.boundary = fault  # type: ignore[method-assign]
+            await app.send("sink", "put", {"item": 1})
+            await until(lambda: told)
+        logger.remove(number)
+        assert told[0].startswith("sink handles nothing more: its pump ended by RuntimeError: a bug of ours.")
 
     asyncio.run(story())
 

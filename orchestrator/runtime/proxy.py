@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from loguru import logger
 
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import (
@@ -25,6 +26,7 @@ from orchestrator.runtime.errors import (
     ModuleError,
     NotInService,
     UnknownMessage,
+    error_text,
 )
 from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.intakes import Intakes
@@ -93,6 +95,7 @@ class ModuleProxy:
             raise NotInService(f"{self.name} has no implementation to start.")
         if self._pump_task is None:
             self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name=f"pump {self.name}")
+            self._pump_task.add_done_callback(self._pump_ended)
         self._timers.set(implementation.blueprint.timers)
         self.intakes.set(implementation.blueprint.intakes)
         self.rouse()
@@ -146,7 +149,7 @@ class ModuleProxy:
             return None
         admitted = self.mailbox.put(message)
         if admitted is not None and sender is not None and (self.held is not None or leads_to(self, sender)):
-            self.mailbox.withdraw(message)
+            self.mailbox.late.pop()  # itself, just put there
             self.mailbox.put_over_limit(message)
             admitted = None
         if self._wake is not None:
@@ -276,6 +279,15 @@ class ModuleProxy:
             if not wake.done():
                 wake.set_result(None)
 
+    def _pump_ended(self, pump: asyncio.Task[None]) -> None:
+        """Only closing ends a pump; anything else is a fault of the runtime, and must not be silent."""
+        if not pump.cancelled() and (error := pump.exception()) is not None and not self._closing:
+            logger.bind(module=self.name).opt(exception=error).critical(
+                "{} handles nothing more: its pump ended by {}. Restart the host; this is a bug of livetag.",
+                self.name,
+                error_text(error),
+            )
+
     async def _pump(self) -> None:
         turn = self.app.turn
         turn.awake += 1
@@ -324,8 +336,8 @@ class ModuleProxy:
         except (
             BaseException
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
-            if self._closing or isinstance(error, GeneratorExit):
-                raise
+            if self._closing or (isinstance(error, GeneratorExit) and (handler is None or handler.is_async)):
+                raise  # the module is closed, or the loop throws the pump away
             failure = self._failed(message, error, handler)
             if message.reply is not None and not message.reply.done():
                 message.reply.set_exception(failure)
