@@ -221,6 +221,25 @@ def test_a_release_that_accepts_less_must_say_so() -> None:
     assert len(said.ready) == 1
 
 
+def test_going_back_to_a_version_that_knew_fewer_types_is_allowed() -> None:
+    live = {"counter": Live(frozenset({"tick", "reset"}))}
+    old = candidate("counter/v1.1.1", "c1", said=description("tick"))
+    assert old.release is not None
+    back = replace(old, release=replace(old.release, version="1.0.0"))
+    found = plan([back], [entry("counter", "1.1.0", "c2")], live=live)
+    assert [group.tags for group in found.ready] == [("counter/v1.1.1",)]
+    assert "messages of type 'reset' that still wait go to the dead letters" in found.ready[0].checks[0].why
+
+
+def test_a_composition_that_serves_is_not_blamed_for_a_release_at_its_commit() -> None:
+    bad = replace(candidate("counter/v1.2.0", "c1"), problem=Problem("broken", "release"))
+    serving = [entry("counter", "1.1.0", "c2"), entry("rib", "1.0.0", "c1")]
+    found = plan([bad, candidate("rib/v1.0.0", "c1")], serving, app_ref=ref("app/v1.0.0", "c1"))
+    assert [(group.keys, group.tags) for group in found.refused] == [
+        ((("counter", "c1"),), ("counter/v1.2.0",))
+    ]
+
+
 def test_a_new_state_needs_a_way_up_and_a_way_back() -> None:
     table = [entry("counter", "1.0.0", "c1")]
 

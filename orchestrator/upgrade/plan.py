@@ -232,16 +232,26 @@ def _grouped(changes: Sequence[Change], table: Mapping[str, Entry], app_ref: Tag
         by_commit.setdefault(_commit_of(change, app_ref), []).append(change)
     serving = {(entry.package, entry.commit_id) for entry in table.values()}
     groups = []
-    for commit, members in sorted(by_commit.items(), key=lambda item: item[1][0].name):
+    for members in sorted(by_commit.values(), key=lambda changes: changes[0].name):
         after = [c.after for c in members if c.after is not None]
-        # A release that serves already is not to blame if a composition that uses it anew fails.
-        keys = {(e.package, e.commit_id) for e in after} - serving
+        keys = {(e.package, e.commit_id) for e in after}
+        composed = app_ref is not None and any(_by_composition(change) for change in members)
+        if composed:  # a release that serves already is not to blame if a composition that uses it anew fails
+            keys -= serving
         tags = {e.tag for e in after if (e.package, e.commit_id) in keys}
-        if app_ref is not None and app_ref.commit_id == commit:
+        if composed and app_ref is not None:
+            keys.add((APP, app_ref.commit_id or ""))
             tags.add(app_ref.tag.name)
-            keys.add((APP, commit))
         groups.append(Group(tuple(sorted(keys)), tuple(sorted(tags)), tuple(members)))
     return groups
+
+
+def _by_composition(change: Change) -> bool:
+    """Whether the composition asks for it: a module comes, leaves, or gets another config or name."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return True
+    return (before.package, before.config, before.also) != (after.package, after.config, after.also)
 
 
 def _commit_of(change: Change, app_ref: TagRef | None) -> str:
@@ -304,6 +314,10 @@ def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Itera
     assert description is not None and before is not None  # noqa: S101, PT018  # the caller looked
     missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
     named = ", ".join(map(repr, missing))
+    if missing and _goes_back(change):  # an older version cannot have named what it did not know yet
+        why = f"{change.name}: going back, so messages of type {named} that still wait go to the dead letters"
+        yield Check(f"{change.name}: accepts what {before.version} accepted", True, why)
+        missing = []
     yield Check(
         f"{change.name}: accepts what {before.version} accepted",
         not missing,
@@ -320,6 +334,13 @@ def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Itera
         yield _chain_check(change.name, cls, steps, start, end)
         if end > start and not candidate.manifest.one_way:
             yield _way_back_check(change.name, cls, steps, end, start)
+
+
+def _goes_back(change: Change) -> bool:
+    """Whether the release is older than the one it replaces, by its own version, whatever tag selected it."""
+    if change.before is None or change.after is None:
+        return False
+    return Version.parse(change.after.version) < Version.parse(change.before.version)
 
 
 def _no_step(state: object) -> object:
