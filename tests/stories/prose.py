@@ -25,7 +25,7 @@ _CHANGING = (
     (re.compile(r"the switch took \d+(?:\.\d+)? ms"), "the switch took <n> ms"),
     (re.compile(r"transaction \d+"), "transaction <n>"),
     (re.compile(r"\b\d+ messages? waited"), "<n> messages waited"),
-    (re.compile(r"Python 3\.\d+(?:\.\d+)?"), "Python <version>"),
+    (re.compile(r"\b(Python|runs) 3\.\d+(?:\.\d+)?"), r"\1 <version>"),
 )
 
 
