@@ -312,3 +312,74 @@ def test_what_an_inline_unit_sends_has_left_before_the_switch() -> None:
             await idle(app)
 
     asyncio.run(story())
+
+
+def test_what_stands_before_an_ask_that_is_admitted_is_handled_first() -> None:
+    async def story() -> None:
+        door = asyncio.Event()
+
+        class Asker(Plain):
+            @handles
+            async def go(self) -> None:
+                await door.wait()
+                await self.ask("b", "work", {"item": "asked"})
+
+        async with running({"a": Asker, "b": Untyped}) as app:
+            asked = asyncio.ensure_future(app.ask("a", "go"))
+            await until(lambda: app.modules["a"].unit)
+            switch = asyncio.ensure_future(
+                quiesce(app, "a b", lambda: list(state_of(app, "b")["done"])).run()
+            )
+            await until(lambda: app.modules["b"].held)
+            for item in range(3):
+                await app.send("b", "work", {"item": item})
+            door.set()
+            await asyncio.wait_for(asyncio.gather(switch, asked), 5)
+            assert switch.result() == [0, 1, 2, "asked"]
+
+    asyncio.run(story())
+
+
+def test_a_participant_that_waits_for_room_at_another_in_its_unit_gets_it() -> None:
+    async def story() -> None:
+        begun, door = asyncio.Event(), asyncio.Event()
+
+        class Asker(Plain):
+            @handles
+            async def go(self) -> str:
+                for item in range(6):
+                    self.send("b", "work", {"item": item})
+                begun.set()
+                await self.ask("c", "work", {"item": "asked"}, timeout_s=60)
+                return "done"
+
+        class Slow(Untyped):
+            @handles
+            async def work(self, item: Any) -> None:  # type: ignore[override]
+                await door.wait()
+                self.state["done"].append(item)
+
+        async with running({"a": Asker, "b": Slow, "c": Untyped}, limit=1) as app:
+            asked = asyncio.ensure_future(app.ask("a", "go"))
+            await until(lambda: app.modules["b"].mailbox.late)
+            switch = asyncio.ensure_future(
+                quiesce(app, "a b", lambda: list(state_of(app, "b")["done"])).run()
+            )
+            await until(lambda: app.modules["b"].held)
+            door.set()
+            assert await asyncio.wait_for(asked, 5) == "done"
+            assert len(await asyncio.wait_for(switch, 5)) < 6, "the others wait for the new version"
+            await idle(app)
+            assert state_of(app, "b")["done"] == list(range(6))
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
+class Untyped(Plain):
+    def initial_state(self) -> dict[str, Any]:
+        return {"done": []}
+
+    @handles
+    def work(self, item: Any) -> None:
+        self.state["done"].append(item)
