@@ -51,11 +51,10 @@ def refs(**tags: str) -> RefMap:
 OLD, NEW = entry("counter", "1.0.0", "c1"), entry("counter", "1.3.0", "c2", 2)
 RIB_OLD, RIB_NEW = entry("rib", "1.0.0", "c1"), entry("rib", "1.1.0", "c2")
 TAGS = refs(counter_1_0_0="c1", counter_1_3_0="c2", rib_1_0_0="c1", rib_1_1_0="c2")
-RECORDS = [
-    Record(seq, float(seq), fact, b"")
-    for seq, fact in enumerate(
-        [Planned(1, (Change("counter", None, OLD),), "tags", "ann"), Prepared(1), Committed(1, 1.0, 0)], 1
-    )
+FACTS: list[Fact] = [
+    Planned(1, (Change("counter", None, OLD),), "tags", "ann"),
+    Prepared(1),
+    Committed(1, 1.0, 0),
 ]
 BOTH = ledger(
     [Change("counter", None, OLD), Change("rib", None, RIB_OLD)],
@@ -108,7 +107,7 @@ def test_two_instances_of_one_package_go_back_by_one_tag() -> None:
 def test_rolling_back_twice_goes_further_back_and_never_forward_again() -> None:
     newer = entry("counter", "1.4.0", "c4")
     facts = [
-        *(r.fact for r in RECORDS),
+        *FACTS,
         Planned(2, (Change("counter", OLD, NEW),), "tags", "ann"),
         Prepared(2),
         Committed(2, 1.0, 0),
@@ -125,7 +124,7 @@ def test_rolling_back_twice_goes_further_back_and_never_forward_again() -> None:
 
 
 def test_a_commit_in_quarantine_that_a_rollback_names_gets_its_chance() -> None:
-    facts = [*(r.fact for r in RECORDS), Quarantined("counter", "c2", "counter/v1.3.0", "it was slow")]
+    facts = [*FACTS, Quarantined("counter", "c2", "counter/v1.3.0", "it was slow")]
     book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
     rollback = plan_rollback(book, TAGS, module="counter", only=True, to="1.3.0")
     assert rollback.lifted == (("counter", "c2"),)

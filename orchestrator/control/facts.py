@@ -26,7 +26,7 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
     ledger = upgrader.book.ledger
     live = {name: proxy for name, proxy in app.modules.items() if proxy.implementation is not None}
     return {
-        "app": upgrader.app_name,
+        "app": upgrader.outlook.app_name,
         "host": {"pid": os.getpid(), "since": since},
         "modules": {
             name: _module(e, live.get(name), failed.get(name), upgrader)
@@ -37,11 +37,11 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
             {"module": q.package, "commit": q.commit_id, "tag": q.tag, "reason": q.reason, "at": q.at}
             for q in ledger.quarantine.values()
         ],
-        "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.plan.waiting],
+        "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.outlook.plan.waiting],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
         "last_change": _last(ledger),
-        "problem": upgrader.book.journal.failed or upgrader.composition_error or None,
+        "problem": upgrader.book.journal.failed or upgrader.trouble or None,
     }
 
 

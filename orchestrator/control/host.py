@@ -27,6 +27,7 @@ from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.plan import Environment
+from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import HostStopped, ImageSaved
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
@@ -90,7 +91,8 @@ class _Host:
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         recovered = await bring_back(app, book, repository, images, self._config.trial)
-        upgrader = Upgrader(app, repository, book, self._config, _environment(), kept=recovered.kept)
+        planner = Planner(app, repository, _environment(), prereleases=self._config.host.prereleases)
+        upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
         server = ControlServer(self._deployment.socket, operations.table(), group=self._config.control.group)
         await server.start()

@@ -150,8 +150,11 @@ class Operations:
 
     async def _plan(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _OptionalTag)
-        plan = await self._upgrader.make_plan(await self._upgrader.repository.refs())
-        return facts.plan(plan, asked.tag, self._verdict(asked.tag) if asked.tag is not None else None)
+        upgrader = self._upgrader
+        outlook = await upgrader.planner.look(await upgrader.repository.refs(), upgrader.book.ledger)
+        return facts.plan(
+            outlook.plan, asked.tag, self._verdict(asked.tag) if asked.tag is not None else None
+        )
 
     async def _state(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _Name)
@@ -212,10 +215,10 @@ class Operations:
     def _verdict(self, tag: str) -> Verdict:
         upgrader = self._upgrader
         view = View(
-            upgrader.refs,
-            upgrader.tags,
+            upgrader.outlook.refs,
+            upgrader.outlook.tags,
             upgrader.book.ledger,
-            upgrader.plan,
+            upgrader.outlook.plan,
             upgrader.retries.all_pending(),
             self._config.host.prereleases,
             upgrader.trouble,

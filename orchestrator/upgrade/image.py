@@ -13,7 +13,7 @@ from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.upgrade.journal import ModuleImage
-from orchestrator.upgrade.participant import KeptState
+from orchestrator.upgrade.participant import KeptState, Participant
 from orchestrator.upgrade.records import Entry
 
 LETTERS = "*dead-letters"  # no module can have this name
@@ -57,6 +57,21 @@ def _module_image(proxy: ModuleProxy, package: str) -> ModuleImage:
             reason = f"its body is not plain data, so it could not be kept over the stop: {error}"
             proxy.app.letters.add(proxy.name, message, reason, proxy.app.clock.wall())
     return ModuleImage(proxy.name, package, implementation.blueprint.state_version, state, tuple(messages))
+
+
+def left_image(participant: Participant) -> ModuleImage | None:
+    """The state of a module that was removed; None if it was not, or its state is not plain data."""
+    old, before = participant.old, participant.change.before
+    if participant.change.after is not None or old is None or before is None:
+        return None
+    try:
+        state = old.blueprint.codec.encode(old.state)
+    except StateInvalid as error:
+        logger.bind(module=participant.name).error(
+            "the state of {} was not kept: {}", participant.name, error
+        )
+        return None
+    return ModuleImage(participant.name, before.package, old.blueprint.state_version, state, ())
 
 
 def _encode_letters(app: Application) -> bytes:

@@ -87,6 +87,8 @@ async def bring_back(
     if LETTERS in images:
         restore_letters(app, images[LETTERS])
     ready: list[Participant] = []
+    gone = set(images) - set(book.ledger.table) - {LETTERS}
+    recovered.kept.update({name: kept_state(images[name]) for name in gone})
     for name, entry in sorted(book.ledger.table.items()):
         kept = kept_state(images[name]) if name in images else None
         try:

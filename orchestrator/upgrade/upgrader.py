@@ -7,7 +7,7 @@ means "look again"; what is done depends on what is found, never on the order of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loguru import logger
@@ -16,27 +16,22 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import Timer, sleep_until
 from orchestrator.runtime.give_way import giving_way
 from orchestrator.runtime.loader import collect
-from orchestrator.runtime.message import is_authors
 from orchestrator.upgrade import words
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
+from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import (
-    Candidate,
-    Environment,
     Group,
-    Live,
     Plan,
     Problem,
-    desired,
-    joined,
-    make_plan,
-    wishes,
 )
+from orchestrator.upgrade.planner import Outlook, Planner
 from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import (
     Change,
+    ImageSaved,
     ImageUsed,
     Lifted,
     Planned,
@@ -49,9 +44,9 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.source import incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
-from repo_store.errors import ReleaseInvalid, StoreError
-from repo_store.manifest import HostConfig
-from repo_store.release import APP, RefMap, TagRef
+from repo_store.errors import StoreError
+from repo_store.manifest import TrialSection
+from repo_store.release import RefMap
 
 AGAIN_S = 3.0  # after a look that could not read the repository
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
@@ -73,29 +68,23 @@ class Upgrader:
         self,
         app: Application,
         repository: Repository,
+        planner: Planner,
         book: Book,
-        config: HostConfig,
-        environment: Environment,
+        trial: TrialSection,
         *,
         kept: dict[str, KeptState] | None = None,
     ) -> None:
         self.app = app
         self.repository = repository
+        self.planner = planner
         self.book = book
         self.progress = Progress()
         self.retries = Retries(app.clock.now)
-        self.refs: RefMap = {}
-        self.tags: Mapping[str, TagRef] = {}  # what each package's highest good tag is
-        self.plan = Plan()
-        self.composition_error = ""
-        self.app_name = "app"
+        self.outlook = Outlook()  # what the last look found
         self._again: Timer | None = None
         self.trouble = ""  # why the last look could not be done
-        self._config = config
-        self._environment = environment
-        self._kept = (
-            kept if kept is not None else {}
-        )  # state that waits for modules which could not come back
+        self._trial = trial
+        self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
         self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
         self._asked = 0
@@ -201,12 +190,15 @@ class Upgrader:
                 break
         while True:
             await self._note_tags(refs)
-            plan = await self.make_plan(refs)
-            self.refs, self.plan = refs, plan
+            self.outlook = await self.planner.look(refs, self.book.ledger, self._together)
+            plan = self.outlook.plan
             self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
             if not await self._step(plan):
                 break
             refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
+        self._together = [
+            tags for tags in self._together if any(tags & set(group.tags) for group in plan.ready)
+        ]
         await self._write_history()
 
     async def _step(self, plan: Plan) -> bool:
@@ -225,39 +217,9 @@ class Upgrader:
                 return True
         return False
 
-    async def make_plan(self, refs: RefMap) -> Plan:
-        """What remains to be done for these refs; changes nothing."""
-        ledger = self.book.ledger
-        tags = desired(refs, ledger.quarantine, prereleases=self._config.host.prereleases)
-        composition, self.composition_error = None, ""
-        if APP in tags:
-            try:
-                composition = await self.repository.app(tags[APP])
-                self.app_name = composition.app.name
-            except ReleaseInvalid as error:
-                await self._quarantine(((APP, tags[APP].commit_id or ""),), (tags[APP].tag.name,), str(error))
-                return await self.make_plan(refs)
-        self.tags = tags
-        wanted = wishes(tags, composition, ledger.quarantine)
-        found = await self.repository.candidates(wanted.values(), refs, ledger.table)
-        self._candidates: Mapping[str, Candidate] = found
-        plan = make_plan(
-            found, ledger.table, app_ref=tags.get(APP), live=self._live(), environment=self._environment
-        )
-        return joined(plan, self._together)
-
     def deploy_together(self, tags: Sequence[str]) -> None:
         """Make these tags one transaction, whatever their commits (a rollback of one)."""
         self._together.append(frozenset(tags))
-
-    def _live(self) -> dict[str, Live]:
-        live = {}
-        for name, proxy in self.app.modules.items():
-            if proxy.implementation is not None:
-                blueprint = proxy.implementation.blueprint
-                accepts = frozenset(t for t in blueprint.handlers if is_authors(t))
-                live[name] = Live(accepts, frozenset(blueprint.steps))
-        return live
 
     async def _note_tags(self, refs: RefMap) -> None:
         """Journal each tag that is new, moved or gone, with both ids (DESIGN §4)."""
@@ -294,6 +256,9 @@ class Upgrader:
     async def _refuse(self, group: Group, problem: Problem) -> None:
         """A release that cannot even be loaded: recorded as a transaction that never began to switch."""
         txn = self.book.ledger.next_txn
+        if not group.changes:  # a composition that cannot be read: there is no transaction to speak of
+            await self._quarantine(group.keys, group.tags, problem.reason)
+            return
         await self.book.write(self._planned(group, txn))
         await self.book.write(RolledBack(txn, problem.reason, problem.fault))
         await self._after_failure(group, problem.reason, problem.fault, txn)
@@ -322,6 +287,8 @@ class Upgrader:
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
             outcome = await self._run(transaction)
+            if outcome.result == "committed":
+                await self._keep_state_of_leavers(participants)
             self._retire(transaction, outcome)
             await self._after(group, outcome)
 
@@ -342,10 +309,10 @@ class Upgrader:
             self._transaction = None
 
     def _incoming(self, change: Change) -> Incoming | None:
-        candidate = self._candidates.get(change.name)
+        candidate = self.outlook.candidates.get(change.name)
         if change.after is None or candidate is None or candidate.folder is None:
             return None
-        return incoming_release(candidate.folder, change.after, candidate.manifest, self._config.trial)
+        return incoming_release(candidate.folder, change.after, candidate.manifest, self._trial)
 
     async def _after(self, group: Group, outcome: Outcome) -> None:
         if outcome.result == "committed":
@@ -364,11 +331,11 @@ class Upgrader:
         if fault == "moment":
             delay = self.retries.failed(group, reason)
             if delay is not None:
-                text = f"{words.failed(group, reason, fault, self.refs)} Next try in {delay:g} s."
+                text = f"{words.failed(group, reason, fault, self.outlook.refs)} Next try in {delay:g} s."
                 logger.warning(text)
                 self.progress.tell(Event(group.tags, "retry", text, txn))
                 return
-        text = words.failed(group, reason, "release", self.refs)
+        text = words.failed(group, reason, "release", self.outlook.refs)
         logger.warning(text)
         await self._quarantine(group.keys, group.tags, reason)
         self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
@@ -393,9 +360,17 @@ class Upgrader:
 
     async def _use_kept(self, group: Group) -> None:
         """State that waited for these modules serves now; its image must not serve twice."""
-        used = tuple(sorted(c.name for c in group.changes if self._kept.pop(c.name, None) is not None))
+        came = [change.name for change in group.changes if change.after is not None]
+        used = tuple(sorted(name for name in came if self._kept.pop(name, None) is not None))
         if used:
             await self.book.write(ImageUsed(used))
+
+    async def _keep_state_of_leavers(self, participants: Sequence[Participant]) -> None:
+        """The state of a module that was removed is given back if it returns (DESIGN §4)."""
+        images = [image for p in participants if (image := left_image(p)) is not None]
+        if images:
+            await self.book.write(ImageSaved(tuple(image.name for image in images)), images)
+            self._kept.update({image.name: kept_state(image) for image in images})
 
     def _announce(self, group: Group) -> None:
         """Tell the other modules, after COMMITTED (DESIGN §4)."""

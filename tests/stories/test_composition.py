@@ -156,7 +156,6 @@ def test_a_composition_names_configures_and_multiplies_modules(deployment: Deplo
     assert set(deployment.status()["modules"]) == {"alto", "tenor", "door"}
 
 
-@pytest.mark.xfail(strict=True, reason="the state of a module that leaves is not kept yet (DESIGN §4)")
 def test_a_module_that_left_gets_its_state_back_when_it_returns(deployment: Deployment) -> None:
     deployment.work.write("app.toml", "[modules.left]\n[modules.right]\n")
     deployment.deploy("app/v1.0.0", left=speaker("one"), right=speaker("one"))
