@@ -7,12 +7,13 @@ import subprocess
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import pytest
 
+from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.ledger import Ledger, fold
+from orchestrator.upgrade.records import Change, Committed, Planned, Prepared
 from tests.git_fixtures import clean_environment
 from tests.stories.deployment import Deployment, wait_until
 
@@ -83,6 +84,35 @@ def test_a_kill_at_any_moment_leaves_all_old_or_all_new(
     assert {"before the decision", "after the decision"} <= set(ends), "void: the kills were all on one side"
 
 
+def test_a_death_right_after_the_decision_is_not_held_against_the_release_for_ever(
+    deployment: Deployment,
+) -> None:
+    """Between COMMITTED and CONFIRMED lies a moment that no kill from outside hits at will: the journal is written so."""
+    assert deployment.push("main", *release(deployment, "1.0.0")).returncode == 0
+    deployment.kill()
+    journal = Journal.open(deployment.place.journal, time.time)
+    try:
+        book = Book(journal)
+        entry = book.ledger.table["hen"]
+        txn = book.ledger.next_txn
+        for fact in (
+            Planned(txn, (Change("hen", entry, entry),), entry.tag, "test"),
+            Prepared(txn),
+            Committed(txn, 50.0, 0),
+        ):
+            book.write_now(fact)
+    finally:
+        journal.close()
+
+    for _ in range(3):
+        deployment.start()
+        deployment.kill()
+
+    ledger = read_journal(deployment)
+    assert dict(ledger.quarantine) == {}
+    assert ledger.in_probation == ()
+
+
 def kill_inside(
     deployment: Deployment, tags: list[str], aim: str, most_s: float, chance: random.Random
 ) -> None:
@@ -105,7 +135,7 @@ def kill_inside(
 
 def read_journal(deployment: Deployment) -> Ledger:
     """What the journal of the dead host says."""
-    journal = Journal.open(Path(deployment.place.journal), time.time)
+    journal = Journal.open(deployment.place.journal, time.time)
     try:
         return fold(journal.records())
     finally:
