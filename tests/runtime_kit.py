@@ -71,7 +71,7 @@ async def idle(app: Application) -> None:
     await until(
         lambda: (
             not any(
-                p.unit is not None or len(p.mailbox) or p._outbox or p._admission is not None
+                p.unit is not None or len(p.mailbox) or not p.outbox.empty
                 for p in app.modules.values()
             )
         )

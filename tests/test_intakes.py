@@ -12,6 +12,7 @@ from loguru import logger
 
 from livetag import handles, intake
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, implement, running, state_of, until
 
@@ -286,5 +287,68 @@ def test_an_intake_touches_no_state_and_cannot_send() -> None:
             await idle(app)
         logger.remove(number)
         assert "outside a unit of work" in told[0]
+
+    asyncio.run(story())
+
+
+def test_a_switch_lets_an_intake_that_has_its_input_run_first_and_none_runs_after_it() -> None:
+    diary: list[str] = []
+
+    class Reader(Base):
+        @intake
+        async def read(self) -> dict[str, Any]:
+            gates.append(
+                asyncio.get_running_loop().create_future()
+            )  # a read that is interrupted cancels its gate
+            n = await gates[-1]
+            diary.append(f"{self.version} reads {n}")
+            return {"n": n, "by": self.version}
+
+        @handles("read")
+        def on_read(self, n: int, by: str) -> None:
+            self.state["got"].append((n, by))
+
+        def hand_over(self) -> dict[str, Any]:
+            diary.append(f"{self.version} hands over")
+            return {}
+
+    gates: list[asyncio.Future[int]] = []
+
+    async def story() -> None:
+        async with running({"m": Reader}) as app:
+            await until(lambda: gates)
+            proxy = app.modules["m"]
+            old = proxy.implementation
+            assert old is not None
+
+            def switch(_quiesce: object) -> None:
+                old.instance.hand_over()
+                swap(app, Reader, "2.0.0")
+
+            gates[-1].set_result(1)  # the intake has what it waited for, and only has not run yet
+            await Quiesce(app, [proxy], switch, drain_s=5.0).run()
+            await until(lambda: len(gates) == 3)  # the old version's second read was interrupted
+            gates[-1].set_result(2)
+            await until(lambda: len(state_of(app, "m")["got"]) == 2)
+            first, second = old.version, "2.0.0"
+            assert diary == [f"{first} reads 1", f"{first} hands over", f"{second} reads 2"]
+            assert [n for n, _ in state_of(app, "m")["got"]] == [1, 2]
+
+    asyncio.run(story())
+
+
+def test_an_intake_that_never_rests_does_not_keep_a_switch_from_happening() -> None:
+    class Restless(Base):
+        @intake
+        async def read(self) -> None:
+            while True:
+                await asyncio.sleep(0)
+
+    async def story() -> None:
+        async with running({"m": Restless}) as app:
+            await idle(app)
+            switched: list[str] = []
+            await Quiesce(app, [app.modules["m"]], lambda _q: switched.append("now"), drain_s=5.0).run()
+            assert switched == ["now"]
 
     asyncio.run(story())

@@ -877,7 +877,7 @@ def test_everything_can_be_let_out_over_the_limits_when_the_host_stops() -> None
             await app.send("teller", "tell")
             await until(lambda: app.modules["gate"].mailbox.late)
             for proxy in app.modules.values():
-                proxy.let_all_out()
+                proxy.outbox.hand_in()
             waiting = [m.body for m in app.modules["gate"].mailbox.drain()]
             assert [*door.log, *waiting] == [("begins", 0), *({"item": item} for item in range(1, 5))]
             assert not app.modules["teller"].waiting_for()

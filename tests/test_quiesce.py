@@ -298,7 +298,7 @@ def test_what_an_inline_unit_sends_has_left_before_the_switch() -> None:
             seen = []
 
             def look() -> None:
-                seen.append((app.modules["teller"].handled, list(app.modules["teller"]._outbox)))
+                seen.append((app.modules["teller"].handled, list(app.modules["teller"].outbox.queue)))
 
             task = asyncio.ensure_future(quiesce(app, "teller", look).run())
             await task

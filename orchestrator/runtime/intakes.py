@@ -43,6 +43,11 @@ class Intakes:
             else:
                 runner.move()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no intake is about to run: each waits for what has not come yet, or delivers what it has."""
+        return all(runner.quiet for runner in self._runners.values())
+
     async def stop(self) -> None:
         """End all intakes; an item that one has returned is still delivered."""
         runners, self._runners = list(self._runners.values()), {}
@@ -71,6 +76,13 @@ class _Runner:
         self._reads: object = None  # the call of author code that it is in
         self._stopping = False
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"intake {proxy.name}.{name}")
+
+    @property
+    def quiet(self) -> bool:
+        if not self._interruptible or self.task.done():
+            return True
+        waits_for: asyncio.Future[object] | None = getattr(self.task, "_fut_waiter", None)
+        return waits_for is not None and not waits_for.done()
 
     def move(self) -> None:
         """Leave the old version's code, if inside it, and go on with the new version's."""

@@ -7,10 +7,9 @@ behind it can be replaced. What a unit sends leaves when the unit ends, and wait
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from loguru import logger
@@ -32,6 +31,7 @@ from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
+from orchestrator.runtime.outbox import Outbox, Output
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.waits import chain_to, leads_to
 
@@ -39,16 +39,6 @@ if TYPE_CHECKING:
     from orchestrator.runtime.application import Application, Turn
     from orchestrator.runtime.implementation import BoundHandler, Implementation
     from orchestrator.runtime.quiesce import Quiesce
-
-
-class Output(NamedTuple):
-    """What a unit gave out: a message for a name, or, without a type, an event on a topic."""
-
-    name: str
-    type: str | None
-    body: object
-    message: Message | None = None
-    target: ModuleProxy | None = None
 
 
 class ModuleProxy:
@@ -67,9 +57,7 @@ class ModuleProxy:
         self.waits_on: list[ModuleProxy] = []  # whom the unit asks
         self.handled = 0
         self.dead = 0
-        self._outbox: deque[Output] = deque()
-        self._admission: asyncio.Future[None] | None = None  # room that the last output waits for
-        self._room_at: ModuleProxy | None = None  # in whose mailbox
+        self.outbox = Outbox(self)
         self._wake: asyncio.Future[None] | None = None
         self._ticks: set[str] = set()  # timers whose tick waits in the mailbox
         self._timers = Timers(app.clock, self._tick)
@@ -110,14 +98,10 @@ class ModuleProxy:
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
         if self.unit is not None:
-            self._outbox.clear()  # a unit that is cut sends nothing
+            self.outbox.queue.clear()  # a unit that is cut sends nothing
             self._bury(self.unit, Leaving(f"{self.name} left service while it was handled: {reason}"))
             self.unit = None
-        self._admission = None
-        while (
-            not self._let_out()
-        ):  # of units that ended: their messages wait for room at their targets, in order
-            self._admission = None
+        self.outbox.hand_in()
         if self.implementation is not None:
             self.implementation.detach()
 
@@ -210,14 +194,9 @@ class ModuleProxy:
 
         Raises AskTimeout, MailboxFull, HandlerFailed, BodyRefused, UnknownMessage, Leaving.
         """
-        if self.unit is None and not self.mailbox.queue and self.held is None and not self._outbox:
+        if self.unit is None and not self.mailbox.queue and self.held is None and self.outbox.empty:
             handler = self.handlers.get(message.type)
-            if (
-                handler is not None
-                and not handler.is_async
-                and self._admission is None
-                and self.app.turn.begins()
-            ):
+            if handler is not None and not handler.is_async and self.app.turn.begins():
                 return self._answer_at_once(message, handler)
         reply = message.reply = asyncio.get_running_loop().create_future()
         timer = self.app.clock.call_at(
@@ -245,7 +224,7 @@ class ModuleProxy:
             self.handled += 1
             return result
         finally:
-            everything_left = not self._outbox or self._let_out()
+            everything_left = not self.outbox.queue or self.outbox.let_out()
             self.unit = None
             self.app.boundary()
             if self.mailbox.queue or not everything_left:
@@ -299,8 +278,8 @@ class ModuleProxy:
     async def _pump_until_closed(self, turn: Turn) -> None:
         queue = self.mailbox.queue
         while not self._closing:
-            if self._outbox or self._admission is not None:
-                await self._flush()
+            if not self.outbox.empty:
+                await self.outbox.flush()
             while not queue or self.unit is not None or (self.held is not None and not self.admit):
                 self._wake = asyncio.get_running_loop().create_future()
                 turn.awake -= 1
@@ -308,8 +287,8 @@ class ModuleProxy:
                     await self._wake
                 finally:
                     turn.awake += 1
-                if self._outbox or self._admission is not None:
-                    await self._flush()
+                if not self.outbox.empty:
+                    await self.outbox.flush()
             end = perf_counter() + turn.share_s()
             while queue and (self.held is None or self.admit):
                 await self._unit(self.mailbox.take())
@@ -345,11 +324,11 @@ class ModuleProxy:
             self.handled += 1
             if message.reply is not None and not message.reply.done():
                 message.reply.set_result(result)
-        everything_left = not self._outbox or self._let_out()
+        everything_left = not self.outbox.queue or self.outbox.let_out()
         self.unit = None
         self.app.boundary()
         if not everything_left:
-            await self._flush()
+            await self.outbox.flush()
 
     def _unhandled(self, message: Message) -> BoundHandler:
         """What to do with a message that the version in service has no handler for. Raises UnknownMessage."""
@@ -370,7 +349,7 @@ class ModuleProxy:
 
     def _failed(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
         """A unit that raised: it sends nothing, its message goes to the dead letters; returns what the asker gets."""
-        self._outbox.clear()
+        self.outbox.queue.clear()
         failure: ModuleError
         if handler is None and isinstance(error, UnknownMessage):
             failure = error
@@ -395,12 +374,12 @@ class ModuleProxy:
         """Called by the author's `send`: checked now, delivered when the unit ends."""
         self._in_unit("send")
         self.app.names.resolve(name)
-        self._outbox.append(Output(name, type_, body))
+        self.outbox.queue.append(Output(name, type_, body))
 
     def emit_event(self, topic: str, body: object) -> None:
         """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
         self._in_unit("publish")
-        self._outbox.append(Output(topic, None, body))
+        self.outbox.queue.append(Output(topic, None, body))
 
     async def ask_from_unit(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
         """Called by the author's `ask`: lets out what the unit sent before, then asks."""
@@ -412,7 +391,7 @@ class ModuleProxy:
                 f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
                 "Nothing was sent. Send instead of ask on one of these edges."
             )
-        if (self._outbox or self._admission is not None) and not self._let_out():
+        if not self.outbox.empty and not self.outbox.let_out():
             timeout_s = await self._flush_for_ask(name, type_, timeout_s)
         if self.app.names.find(name) is not target:
             target = self.app.names.resolve(name)
@@ -432,9 +411,9 @@ class ModuleProxy:
         clock = self.app.clock
         deadline = clock.now() + timeout_s
         try:
-            await within(clock, self._flush(), timeout_s)
+            await within(clock, self.outbox.flush(), timeout_s)
         except TimeoutError:
-            room_at = self._room_at.name if self._room_at is not None else "a full mailbox"
+            room_at = self.outbox.room_at.name if self.outbox.room_at is not None else "a full mailbox"
             raise AskTimeout(
                 f"{name} was not asked {type_!r}: what this unit sent before waits for room at {room_at}, and found "
                 f"none in {timeout_s:g} s."
@@ -458,9 +437,8 @@ class ModuleProxy:
 
     def waiting_for(self) -> Sequence[ModuleProxy]:
         """Whom this module waits for now: those its unit asks, and the one whose mailbox has no room for its output."""
-        if self._room_at is None or self._admission is None or self._admission.done():
-            return self.waits_on
-        return [*self.waits_on, self._room_at]
+        room_at = self.outbox.room_at
+        return self.waits_on if room_at is None else [*self.waits_on, room_at]
 
     def _in_unit(self, what: str) -> Message:
         if self.unit is None:
@@ -469,65 +447,6 @@ class ModuleProxy:
                 "an intake returns its item and a handler of the same name sends."
             )
         return self.unit
-
-    def _let_out(self) -> bool:
-        """Deliver outputs in order until one has to wait for room; True: all have left."""
-        while self._outbox:
-            if self._admission is not None:
-                return False
-            output = self._outbox.popleft()
-            if output.type is None:
-                self._outbox.extendleft(reversed(self._deliveries(output)))
-                continue
-            message = output.message or self.app.message(output.type, output.body, self.name)
-            target = output.target or self.app.names.find(output.name)
-            if target is None:
-                reason = f"no module is bound to {output.name!r} any more"
-                self.app.letters.add(output.name, message, reason, self.app.clock.wall())
-                continue
-            self._wait_for_room(target, target.accept(message, self))
-        return self._admission is None
-
-    def let_all_out(self) -> None:
-        """Deliver what still waits for room, over every limit: the host stops, and mailboxes are about to be saved."""
-        for proxy in self.app.modules.values():
-            proxy.mailbox.admit_all()
-        self._admission = None
-        while not self._let_out():
-            for proxy in self.app.modules.values():
-                proxy.mailbox.admit_all()
-            self._admission = None
-
-    def _deliveries(self, event: Output) -> list[Output]:
-        """An event as one message for each subscriber."""
-        made = []
-        for subscription in self.app.events.subscribers(event.name):
-            message = self.app.message(subscription.type, event.body, self.name)
-            message.topic = event.name
-            made.append(
-                Output(subscription.proxy.name, subscription.type, event.body, message, subscription.proxy)
-            )
-        return made
-
-    def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None] | None) -> None:
-        if admitted is None:
-            return
-        self._admission, self._room_at = admitted, target
-
-        def done(future: asyncio.Future[None]) -> None:
-            if self._admission is future:
-                self._admission = self._room_at = None
-
-        admitted.add_done_callback(done)
-
-    async def _flush(self) -> None:
-        """Return when all outputs have left."""
-        while not self._let_out():
-            admission = self._admission
-            if admission is not None and not admission.done():
-                await asyncio.wait([admission])  # never cancels it: the output was given, it must arrive
-            else:
-                await asyncio.sleep(0)  # its callback is due in this turn of the loop
 
 
 def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:

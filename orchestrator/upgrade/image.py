@@ -33,7 +33,7 @@ def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage
     A module whose state is not plain data is left out, loudly: its author broke DESIGN §5.
     """
     for proxy in app.modules.values():
-        proxy.let_all_out()
+        proxy.outbox.hand_in()
     images = []
     for name, proxy in app.modules.items():
         try:

@@ -221,13 +221,15 @@ class Participant:
             if self._kept is not None:
                 for message in self._kept.messages:
                     self.proxy.mailbox.put_over_limit(message)
+            if self.old is not None:
+                self.proxy.start()  # in this moment: the old version's intakes must not run without what it handed over
         else:
             self.proxy.leave("it was removed")
 
     # -- after the decision -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Let a new module work, and one that was swapped run its timers and intakes; end one that was removed."""
+        """Let a new module work; end one that was removed."""
         if self.new is not None:
             self.proxy.start()
         else:
