@@ -18,7 +18,7 @@ demo: $(READY)
 	@$(BIN)/livetag demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,10 +28,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m pytest -s -m slow tests/benchmarks
+	$(BIN)/python -m pytest -q -s -m slow tests/benchmarks
 
 soak: $(READY)
-	$(BIN)/python -m pytest -s -m slow tests/stories tests/crash
+	$(BIN)/python -m pytest -q -s -m slow tests/stories
 
 # Done once, and again when pyproject.toml or PYTHON changes.
 $(READY): pyproject.toml .ci/venv

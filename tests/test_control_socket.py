@@ -386,14 +386,23 @@ def test_a_group_that_does_not_exist_is_named(tmp_path: Path) -> None:
         pass
 
 
+def open_to_all(folder: Path) -> None:
+    """Let every user reach this folder of pytest's, which makes them private from the first on."""
+    while folder.name:
+        if stat.S_IMODE(folder.stat().st_mode) & 0o055 != 0o055:
+            folder.chmod(0o755)
+        if folder.name.startswith("pytest-of-"):
+            return
+        folder = folder.parent
+
+
 @only_root
 def test_another_user_is_refused_by_the_file_and_by_its_peer_id(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("open")
     path = folder / "control.sock"
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
+    open_to_all(folder)
     with serving(path, OPERATIONS):
         try:
             os.seteuid(NOBODY)
@@ -420,8 +429,7 @@ def test_a_member_of_the_group_is_served(tmp_path_factory: pytest.TempPathFactor
     group = grp.getgrgid(user.pw_gid).gr_name
     folder = tmp_path_factory.mktemp("group")
     path = folder / "control.sock"
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
+    open_to_all(folder)
     with serving(path, OPERATIONS, functools.partial(ControlServer, group=group)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert path.stat().st_gid == user.pw_gid

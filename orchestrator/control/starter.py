@@ -83,7 +83,7 @@ CONFIG = """\
 # group = "ops"           # its members may use the control socket too; else only you
 
 [trial]
-# memory_mb = 1024        # limits of the child process that tries a release before it comes near the host
+# memory_mb = 4096        # limits of the child process that tries a release before it comes near the host
 # time_s = 20.0
 """
 """The livetag.toml of a new deployment."""

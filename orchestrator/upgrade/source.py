@@ -7,10 +7,10 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.participant import Code, Incoming
@@ -49,9 +49,21 @@ class StagedSource:
         """Import beside the other versions, in a thread: staging has byte-compiled it. Raises LoadFailed."""
         tops = [self._entry.package, *(folder.rpartition("/")[2] for folder in self._manifest.shared)]
         loaded = Loaded(self._folder, tops, self._entry.tree_id)
-        blueprint, entry = await in_a_thread(
-            partial(load_blueprint, loaded, self._entry.package, self._manifest.entry)
-        )
+        abandoned = threading.Event()
+
+        def work() -> tuple[Blueprint, str]:
+            try:
+                return load_blueprint(loaded, self._entry.package, self._manifest.entry)
+            finally:
+                if abandoned.is_set():  # nobody waits any more, so nobody else will unload it
+                    loaded.unload()
+
+        try:
+            blueprint, entry = await in_a_thread(work)
+        except asyncio.CancelledError:
+            abandoned.set()
+            loaded.unload()
+            raise
         return Code(blueprint, loaded, entry)
 
 

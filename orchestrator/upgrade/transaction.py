@@ -6,6 +6,7 @@ It reads like the protocol. COMMITTED is the only decision; every failure before
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,14 +117,29 @@ class UpgradeTransaction:
     # -- phase one: votes --------------------------------------------------------------------------------------
 
     async def _collect_votes(self) -> None:
-        for participant in self._participants:
-            with _said_of(participant):
-                await participant.try_out()
+        await self._try_out_all()
         self._report(Phase.PLANNED, "tried out in a child process: passed")
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()
         self._wiring = next_wiring(self._app, self._participants)
+
+    async def _try_out_all(self) -> None:
+        """Run the trials, as many at once as there are processors; the first that fails ends the others."""
+        places = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def try_out(participant: Participant) -> None:
+            async with places:
+                with _said_of(participant):
+                    await participant.try_out()
+
+        trials = [asyncio.ensure_future(try_out(participant)) for participant in self._participants]
+        try:
+            await asyncio.gather(*trials)
+        finally:
+            for each in trials:
+                each.cancel()
+            await asyncio.gather(*trials, return_exceptions=True)
 
     # -- the switch --------------------------------------------------------------------------------------------
 

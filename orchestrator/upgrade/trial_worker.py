@@ -38,7 +38,7 @@ _PR_SET_PDEATHSIG = 1
 class ChildLimits(msgspec.Struct, frozen=True):
     """What the process may use: address space, seconds until prepared, seconds in all."""
 
-    memory_mb: int = 1024
+    memory_mb: int = 4096
     load_s: float = 10.0
     time_s: float = 20.0
 
