@@ -40,7 +40,7 @@ def state(
     named: Dir = None,
     as_json: Json = False,
 ) -> None:
-    """Show a module's state, as it is between two units of work."""
+    """Show a module's state, or a part of it."""
     show(Session.find(named).ask("state", {"name": name, "path": path}), as_json=as_json)
 
 
