@@ -99,6 +99,16 @@ class RepoStore(ObjectReader):
         commits = self._peeler.commits(target for _, target in tags.values())
         return {name: TagRef(tag, target, commits[target]) for name, (tag, target) in tags.items()}
 
+    def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
+        """Give `refs()` as it would be: short tag name → the object it would point to, None if it would be gone."""
+        refs = {name: ref for name, ref in self.refs().items() if name not in changes}
+        commits = self._peeler.commits(new for new in changes.values() if new is not None)
+        for name, new in changes.items():
+            tag = parse_tag(name)
+            if tag is not None and new is not None:
+                refs[name] = TagRef(tag, new, commits[new])
+        return refs
+
     def foreign_tags(self) -> list[str]:
         """Give the short names of the tags outside the grammar: they are ignored, and it can be said so."""
         names = (ref.removeprefix("refs/tags/") for ref in list_refs(self._door, "refs/tags/"))

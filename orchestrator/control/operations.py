@@ -20,8 +20,10 @@ from orchestrator.runtime.errors import (
     StateInvalid,
     UnknownMessage,
 )
+from orchestrator.upgrade import words
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.plan import Key
+from orchestrator.upgrade.planner import Outlook
 from orchestrator.upgrade.progress import Event
 from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback, shown
@@ -177,16 +179,22 @@ class Operations:
     async def _push(self, request: dict[str, object], emit: Emit) -> object:
         asked = _read(request, _Push)
         tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
+        if "plan" in asked.options:
+            return await self._planned({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
         if asked.who:
             self._upgrader.told(tags, Cause(asked.who))
-        if "plan" in asked.options:
-            return {
-                "tags": [
-                    {"tag": t, "verdict": "plan", "text": "ask `livetag plan` once it is pushed"}
-                    for t in tags
-                ]
-            }
         return await self._outcomes(tags, emit, wait="no-wait" not in asked.options)
+
+    async def _planned(self, changes: Mapping[str, str | None]) -> object:
+        """What a push of these tags would do (`-o plan`). Nothing is moved."""
+        upgrader = self._upgrader
+        refs = await upgrader.repository.refs_after(changes)
+        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
+        rows = []
+        for tag in changes:
+            would = words.would_do(tag, outlook.plan) or verdict(tag, self._view(outlook)).text
+            rows.append({"tag": tag, "verdict": "plan", "text": would})
+        return {"tags": rows}
 
     async def _outcomes(self, tags: Sequence[str], emit: Emit, *, wait: bool) -> object:
         """Look again, pass on what happens, and say what became of each tag once it is decided."""
@@ -213,17 +221,19 @@ class Operations:
         return [self._verdict(tag) for tag in tags]
 
     def _verdict(self, tag: str) -> Verdict:
+        return verdict(tag, self._view(self._upgrader.outlook))
+
+    def _view(self, outlook: Outlook) -> View:
         upgrader = self._upgrader
-        view = View(
-            upgrader.outlook.refs,
-            upgrader.outlook.tags,
+        return View(
+            outlook.refs,
+            outlook.tags,
             upgrader.book.ledger,
-            upgrader.outlook.plan,
+            outlook.plan,
             upgrader.retries.all_pending(),
             self._config.host.prereleases,
             upgrader.trouble,
         )
-        return verdict(tag, view)
 
     @staticmethod
     def _known_tag(tag: str, refs: Mapping[str, object]) -> None:

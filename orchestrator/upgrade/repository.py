@@ -58,6 +58,10 @@ class Repository:
         """Every tag inside the grammar and where it points now."""
         return await self._run(self._store.refs)
 
+    async def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
+        """The refs as they would be with these tags moved; nothing is moved."""
+        return await self._run(lambda: self._store.refs_after(changes))
+
     async def app(self, ref: TagRef) -> AppManifest:
         """The composition that an `app/` tag releases."""
         return await self._run(lambda: self._store.app_manifest(ref.commit_id or ""))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
-from orchestrator.upgrade.plan import Group
+from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.records import Change, Entry
 from repo_store.release import RefMap, next_free_tag, parse_tag
 
@@ -88,3 +88,24 @@ def sentence(text: str) -> str:
 def _listed(items: Iterable[str]) -> str:
     items = list(items)
     return " and ".join(items) if len(items) < 3 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def would_do(tag: str, plan: Plan) -> str | None:
+    """What a plan does about a tag, as a sentence; None if it has nothing to do with it."""
+    for groups, how in (
+        (plan.ready, "would do"),
+        (plan.waiting, "would wait"),
+        (plan.refused, "would be refused"),
+    ):
+        for group in groups:
+            if tag not in group.tags:
+                continue
+            changes = _listed(map(change_text, group.changes))
+            checks = "; ".join(c.why for c in group.checks if c.ok)
+            reason = (
+                group.waits if groups is plan.waiting else group.refused.reason if group.refused else checks
+            )
+            return f"{how}: {changes}{f' ({reason})' if reason else ''}. The trial is run when it is pushed."
+    if any(change.after is not None and change.after.tag == tag for change in plan.unchanged):
+        return "would change nothing: the same code is in service"
+    return None

@@ -330,3 +330,17 @@ def outcome_line(pushed: subprocess.CompletedProcess[str], tag: str) -> str:
     lines = [line for line in pushed.stderr.splitlines() if line.startswith(f"remote: {tag}: ")]
     assert lines, pushed.stderr
     return lines[-1]
+
+
+def test_a_push_that_only_plans_says_what_it_would_do_and_does_nothing(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    deployment.write("counter", TEN)
+    deployment.release(V2)
+
+    planned = deployment.push("-o", "plan", V2)
+
+    assert planned.returncode == 1  # Git must not believe that the tag was taken
+    assert "would do: counter 1.0.0 → 1.1.0" in planned.stderr
+    assert deployment.tags() == [V1]
+    assert deployment.version() == "1.0.0"
+    assert len(deployment.history()) == 1
