@@ -105,7 +105,8 @@ def would_do(tag: str, plan: Plan) -> str | None:
             reason = (
                 group.waits if groups is plan.waiting else group.refused.reason if group.refused else checks
             )
-            return f"{how}: {changes}{f' ({reason})' if reason else ''}. The trial is run when it is pushed."
+            then = ". The trial is run when it is pushed" if groups is plan.ready else ""
+            return f"{how}: {changes}{f' ({reason})' if reason else ''}{then}."
     if any(change.after is not None and change.after.tag == tag for change in plan.unchanged):
         return "would change nothing: the same code is in service"
     return None
