@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 
@@ -21,14 +22,15 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import Overrun, QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.book import Book
-from orchestrator.upgrade.errors import UpgradeError
+from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.plan import Environment
 from orchestrator.upgrade.planner import Planner
-from orchestrator.upgrade.records import HostStopped, ImageSaved
+from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
@@ -50,14 +52,14 @@ def run(deployment: Deployment) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with only_host(deployment.path / "host.lock"):
-            again = asyncio.run(_Host(deployment, load_config(deployment)).main())
+            code, again = asyncio.run(_Host(deployment, load_config(deployment)).main())
     except (DeploymentInUse, SocketTaken, UpgradeError, StoreError, OSError) as error:
         logger.error("{}", error)
         return 1
     if again:
         logger.info("starting again")
         os.execv(sys.executable, [sys.executable, "-m", "livetag", *sys.argv[1:]])  # noqa: S606
-    return 0
+    return code
 
 
 class _Host:
@@ -68,9 +70,10 @@ class _Host:
         self._config = config
         self._stop = asyncio.Event()
         self._restart = False
+        self._exit_code = 0
 
-    async def main(self) -> bool:
-        """Start, serve, stop; True: start again."""
+    async def main(self) -> tuple[int, bool]:
+        """Start, serve, stop; returns the exit code, and whether to start again."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -79,7 +82,7 @@ class _Host:
             await self._serve(Book(journal))
         finally:
             await loop.run_in_executor(None, journal.close)
-        return self._restart
+        return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
         close_the_past(book, _version())
@@ -98,6 +101,8 @@ class _Host:
         await server.start()
         running = asyncio.ensure_future(upgrader.run())
         monitor = self._watch(upgrader)
+        watchdog = Watchdog(self._config.host.stall_s)
+        watchdog.start()
         logger.info("host {} serves {} modules from {}", os.getpid(), len(app.modules), self._deployment.path)
         try:
             await self._stop.wait()
@@ -109,6 +114,7 @@ class _Host:
                 await running
             await server.close()
             await self._save(app, book)
+            watchdog.stop()
             await upgrader.stop()
             await repository.close()
 
@@ -134,15 +140,25 @@ class _Host:
             proxy.stop_input()
         await asyncio.gather(*(proxy.intakes.stop() for proxy in app.modules.values()))
         clean, images = await self._quiet(app, book)
-        book.write_now(ImageSaved(tuple(sorted(image.name for image in images))), images)
+        saved = self._write(book, ImageSaved(tuple(sorted(image.name for image in images))), images)
         for proxy in app.modules.values():
             await proxy.close("the host stopped")
         for proxy in app.modules.values():
             if proxy.implementation is not None:
                 with suppress(TimeoutError, Overrun):
                     await within(app.clock, stepwise(proxy.implementation.stop(), STOP_S), STOP_S)
-        book.write_now(HostStopped(clean))
-        logger.info("stopped: state and mailboxes of {} modules are saved", len(app.modules))
+        if saved and self._write(book, HostStopped(clean)):
+            logger.info("stopped: state and mailboxes of {} modules are saved", len(app.modules))
+
+    def _write(self, book: Book, fact: Fact, images: Sequence[ModuleImage] = ()) -> bool:
+        """Whether the fact is on disk. A journal that fails must not keep the modules from stopping."""
+        try:
+            book.write_now(fact, images)
+        except JournalFailed as error:
+            self._exit_code = 1
+            logger.error("stopped without saving state and mailboxes: {}", error)
+            return False
+        return True
 
     async def _quiet(self, app: Application, book: Book) -> tuple[bool, list[ModuleImage]]:
         """The image at a moment between units; if none comes in time, the units under way are cut."""

@@ -77,6 +77,13 @@ class QuiesceTimeout(ModuleError):
     """A module did not reach a message boundary in time; every module serves on, as before."""
 
 
+class Stalled(BaseException):
+    """A handler did not give the event loop back and was interrupted by the watchdog.
+
+    A BaseException, so that `except Exception` in author code does not swallow it.
+    """
+
+
 class Overrun(BaseException):
     """Author code in the switch used more than its time.
 

@@ -28,6 +28,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.errors import DefinitionInvalid, LoadFailed, StateInvalid, error_text
 from orchestrator.runtime.module import Module
 
+_FRAMEWORK = str(Path(__file__).parents[1]) + os.sep
 _LOAD_NUMBERS = itertools.count(1)  # sys.modules is one per process, and so are the names in it
 
 
@@ -183,7 +184,10 @@ def author_line(error: BaseException, loaded: Loaded | None = None) -> str:
     """`file.py line 12` of the innermost frame that is the author's own; the innermost of all if none is known."""
     frames = traceback.extract_tb(error.__traceback__)
     root = loaded._folder + os.sep if loaded is not None else None  # noqa: SLF001  # same file, same idea
-    own = [f for f in frames if root is not None and f.filename.startswith(root)] or frames
+    if root is not None:
+        own = [f for f in frames if f.filename.startswith(root)] or frames
+    else:
+        own = [f for f in frames if not f.filename.startswith(_FRAMEWORK)] or frames
     if isinstance(error, SyntaxError) and isinstance(error.filename, str):
         return f"{Path(error.filename).name} line {error.lineno}"
     if not own:
