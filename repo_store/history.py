@@ -58,12 +58,12 @@ class History:
         """Append the entries that are not there yet and set refs/live/<module>; give how many were appended.
 
         `live` is everything in service: module → commit id; refs of other modules are removed. All refs
-        change in one compare-and-swap transaction. Raises StoreError if the branch holds a commit that is
-        not ours.
+        change in one compare-and-swap transaction. After a journal that was begun anew the branch goes on
+        above what the old one left in it. Raises StoreError if the branch ends in a commit that is not ours.
         """
         for _ in range(ATTEMPTS_MAX):
             tip = list_refs(self._store.door, BRANCH).get(BRANCH)
-            last = self._seq_of(tip)
+            last = self._last_of_ours(tip, entries)
             new = [entry for entry in sorted(entries, key=_seq) if entry.seq > last]
             try:
                 self._write(tip, tip, new, live)
@@ -124,6 +124,24 @@ class History:
         return (
             self._store.door.run("hash-object", "-t", kind, "-w", "--stdin", stdin=content).decode().strip()
         )
+
+    def _last_of_ours(self, tip: str | None, entries: Sequence[DeploymentEntry]) -> int:
+        """Give the number of the newest of these entries that the branch holds; 0 if it holds none of them.
+
+        A number alone is not enough: a journal that was lost and begun anew counts from 1 again.
+        """
+        last = self._seq_of(tip)
+        if tip is None or not entries:
+            return last
+        ours = {(entry.seq, int(entry.at)) for entry in entries}
+        form = "--format=%at %(trailers:key=Journal-Seq,valueonly,separator=%x2C)"
+        for depth in ("--max-count=1", "--first-parent"):  # nearly always the tip is ours
+            rows = self._store.door.run("log", depth, form, "--end-of-options", tip).decode().splitlines()
+            for row in rows:
+                at, _, seq = row.partition(" ")
+                if seq.isdecimal() and (int(seq), int(at)) in ours:
+                    return int(seq)
+        return 0
 
     def _seq_of(self, commit_id: str | None) -> int:
         if commit_id is None:

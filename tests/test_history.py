@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,33 @@ def test_entries_that_are_there_are_not_written_again(store: RepoStore, work: Gi
     assert list_refs(store.door, BRANCH) == tip
     assert history.last_seq() == 9
     assert log(store, "%(trailers:key=Journal-Seq,valueonly,separator=%x2C)") == ["9", "5", "3"]
+
+
+def test_a_journal_begun_anew_goes_on_above_what_the_old_one_wrote(store: RepoStore, work: GitRepo) -> None:
+    commit_id = work.release("counter/v1.0.0")
+    History(store).record([entry(seq, commit_id) for seq in (3, 5, 9)], {})
+    anew = [replace(entry(seq, commit_id, "anew"), at=1_800_000_000.5 + seq) for seq in (2, 5, 7)]
+    assert History(store).record(anew[:2], {}) == 2
+    assert History(store).record(anew, {}) == 1
+    assert History(store).record(anew, {}) == 0
+    assert log(store, "%(trailers:key=Journal-Seq,valueonly,separator=%x2C)") == [
+        "7",
+        "5",
+        "2",
+        "9",
+        "5",
+        "3",
+    ]
+
+
+def test_a_journal_restored_from_a_backup_writes_nothing_twice(store: RepoStore, work: GitRepo) -> None:
+    commit_id = work.release("counter/v1.0.0")
+    entries = [entry(seq, commit_id) for seq in (3, 5, 9)]
+    History(store).record(entries, {})
+    assert History(store).record(entries[:2], {}) == 0
+    after = replace(entry(9, commit_id, "after the backup"), at=1_800_000_000.0)
+    assert History(store).record([*entries[:2], after], {}) == 1
+    assert log(store, "%(trailers:key=Journal-Seq,valueonly,separator=%x2C)") == ["9", "9", "5", "3"]
 
 
 def test_a_rebuild_gives_the_same_ids_also_in_another_repository(
