@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -12,7 +14,10 @@ import pytest
 from livetag import Module, handles
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.participant import Code, Incoming, Participant
 from orchestrator.upgrade.records import (
     Change,
@@ -27,6 +32,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import Limits
+from tests.runtime_kit import until
 
 
 class State(TypedDict):
@@ -113,6 +119,8 @@ class Log:
         self.facts: list[Fact] = []
         self.fails_at: type | None = None
         self.not_durable: type | None = None
+        self.held_at: type | None = None
+        self.gate: asyncio.Event | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -123,7 +131,8 @@ class Log:
             raise JournalFailed("the disk is full")
         self.facts.append(fact)
         lost = self.not_durable is not None and isinstance(fact, self.not_durable)
-        return Ticket(Record(len(self.facts), 0.0, fact, b""), lost=lost)
+        held = self.held_at is not None and isinstance(fact, self.held_at)
+        return Ticket(Record(len(self.facts), 0.0, fact, b""), lost=lost, gate=self.gate if held else None)
 
     async def write(self, fact: Fact, /) -> Record:
         return await self.append(fact).wait()
@@ -133,11 +142,14 @@ class Log:
 
 
 class Ticket:
-    def __init__(self, record: Record, *, lost: bool) -> None:
+    def __init__(self, record: Record, *, lost: bool, gate: asyncio.Event | None) -> None:
         self.record = record
         self._lost = lost
+        self._gate = gate
 
     async def wait(self) -> Record:
+        if self._gate is not None:
+            await self._gate.wait()
         if self._lost:
             raise JournalFailed("the disk is full")
         return self.record
@@ -165,7 +177,7 @@ def entry(name: str, version: str, cls: type[Module[Any]]) -> Entry:
 class Scene:
     """An application with counters in service, and transactions over them."""
 
-    def __init__(self, app: Application, log: Log) -> None:
+    def __init__(self, app: Application, log: Any) -> None:  # Any: memory, or the real book
         self.app = app
         self.log = log
         self.table: dict[str, Entry] = {}
@@ -513,7 +525,7 @@ def test_the_writer_is_woken_after_the_pause_not_in_it() -> None:
             woken_while_held.append(scene.app.quiesce is not None)
             wake()
 
-        scene.log.wake = woken  # type: ignore[method-assign]
+        scene.log.wake = woken
         await scene.run(scene.part("a", "1.1.0", Better))
         assert woken_while_held == [False]
 
@@ -564,5 +576,53 @@ def test_two_modules_cannot_have_one_name() -> None:
         outcome = await scene.run(part)
         assert (outcome.result, outcome.fault) == ("rolled_back", "release")
         assert "the name 'a' would stand for a and for c" in outcome.reason
+
+    story(play)
+
+
+def test_a_fault_of_the_host_ends_on_record_and_the_next_transaction_runs(tmp_path: Path) -> None:
+    """Without its end on record, the journal would take no transaction any more and no host could start on it."""
+
+    async def main() -> None:
+        journal = Journal.open(tmp_path / "journal.db", time.time)
+        try:
+            scene = Scene(Application(), Book(journal))
+            failed = await scene.run(scene.part("a", "1.0.0", Counter, try_out=OSError(24, "too many files")))
+            assert (failed.result, failed.fault) == ("rolled_back", "moment")
+            assert "too many files" in failed.reason
+            done = await scene.run(scene.part("a", "1.0.0", Counter))
+            assert done.result == "committed"
+        finally:
+            await asyncio.to_thread(journal.close)
+            for proxy in scene.app.modules.values():
+                await proxy.close("end of the test")
+        reopened = Journal.open(tmp_path / "journal.db", time.time)
+        try:
+            assert set(fold(reopened.records()).table) == {"a"}
+        finally:
+            reopened.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [Planned, Prepared, Committed, Confirmed])
+def test_a_stop_of_the_host_at_any_record_ends_whole_and_is_on_record(kind: type) -> None:
+    """A stop while a record is on its way to the disk: the outcome is returned, and the records tell it."""
+
+    async def play(scene: Scene) -> None:
+        scene.log.gate, scene.log.held_at = asyncio.Event(), kind
+        running = asyncio.ensure_future(
+            scene.run(scene.part("a", "2.0.0", Better), scene.part("b", "2.0.0", None))
+        )
+        await until(lambda: kind.__name__ in scene.log.kinds)
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()  # once more, while it ends
+        await asyncio.sleep(0)
+        scene.log.gate.set()
+        await until(running.done)
+        decided = kind in {Committed, Confirmed}
+        assert scene.log.kinds[-1] == ("Confirmed" if decided else "RolledBack")
+        assert scene.versions() == ({"a": "2.0.0"} if decided else {"a": "1.0.0", "b": "1.0.0"})
 
     story(play)

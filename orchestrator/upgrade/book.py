@@ -26,9 +26,7 @@ class Book:
     async def write(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
         """Record a fact; returns once it is on disk. Raises JournalFailed."""
         ticket = self.append(fact, image)
-        record = await ticket.wait()
-        self._apply()
-        return record
+        return await ticket.wait()
 
     def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> _BookTicket:
         """Queue a fact, in order; `flush`, `write` or the ticket's wait brings it to disk."""
@@ -43,7 +41,7 @@ class Book:
         """Return once all that was appended is on disk. Raises JournalFailed."""
         if self._pending:
             self.journal.wake()
-            await asyncio.gather(*(ticket.wait() for ticket in list(self._pending)))
+            await asyncio.gather(*map(self.journal.durable, list(self._pending)))
             self._apply()
 
     def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
@@ -55,7 +53,7 @@ class Book:
         return record
 
     def _apply(self) -> None:
-        while self._pending and self._pending[0].done:
+        while self._pending and self._pending[0].durable:
             self.ledger = self.ledger.apply(self._pending.pop(0).record)
 
     # -- the history in Git, derived from the ledger -----------------------------------------------------------
@@ -88,7 +86,7 @@ class _BookTicket:
         return self._ticket.record
 
     async def wait(self) -> Record:
-        record = await self._ticket.wait()
+        record = await self._book.journal.durable(self._ticket)
         self._book._apply()  # noqa: SLF001  # a ticket is half of the book
         return record
 

@@ -56,6 +56,11 @@ class Ticket:
         """Whether it is decided: on disk, or failed."""
         return self._future.done()
 
+    @property
+    def durable(self) -> bool:
+        """Whether it is on disk."""
+        return self._future.done() and self._future.exception() is None
+
     async def wait(self) -> Record:
         """Return the record once it is on disk; raises JournalFailed if that cannot be said.
 
@@ -151,11 +156,18 @@ class Journal:
 
     async def write(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
         """Append, and return once it is on disk; raises JournalFailed."""
-        ticket = self.append(fact, image)
+        return await self.durable(self.append(fact, image))
+
+    async def durable(self, ticket: Ticket) -> Record:
+        """Return the record once it is on disk, or raise JournalFailed: at the latest when the deadline has passed."""
+        waiting = asyncio.ensure_future(ticket.wait())
         try:
-            return await asyncio.wait_for(ticket.wait(), self._write_timeout_s)
-        except asyncio.TimeoutError:
-            raise self._stuck(ticket) from None
+            await asyncio.wait([waiting], timeout=self._write_timeout_s)
+            if not waiting.done():
+                raise self._stuck(ticket)
+            return waiting.result()
+        finally:
+            waiting.cancel()
 
     def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
         """As `write`, but blocks the calling thread: for start and stop, never beside serving modules."""

@@ -94,6 +94,11 @@ class Participant:
         return self.name if self.change.after is None else f"{self.name} {self.change.after.version}"
 
     @property
+    def uses_kept(self) -> bool:
+        """Whether it comes into service with state (and messages) that waited for it."""
+        return self._kept is not None and self.old is None and self.new is not None
+
+    @property
     def _stall_s(self) -> float:
         """How long author code may hold the event loop before it is interrupted."""
         return min(self.limits.load_s, STALL_S)

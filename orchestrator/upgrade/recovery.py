@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from loguru import logger
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.errors import ModuleError, error_text
+from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
 from orchestrator.upgrade.journal import ModuleImage
-from orchestrator.upgrade.participant import KeptState, Participant
+from orchestrator.upgrade.participant import STALL_S, KeptState, Participant
 from orchestrator.upgrade.records import (
     Change,
     Confirmed,
@@ -129,10 +130,15 @@ async def _ready(
     folder, manifest = await repository.staged(entry)
     incoming = incoming_release(folder, entry, manifest, trial)
     participant = Participant(app, Change(entry.name, None, entry), incoming, kept)
-    await participant.prepare()
     try:
-        participant.migrate()
-        participant.take_over()
-    except Exception as error:
-        raise UpgradeError(f"its state or take_over() failed: {type(error).__name__}: {error}") from error
+        await participant.prepare()
+        try:
+            with interrupt_after(min(participant.limits.load_s, STALL_S)):
+                participant.migrate()
+                participant.take_over()
+        except BaseException as error:  # SystemExit in take_over() must not end each start of the host
+            raise UpgradeError(f"its state or take_over() failed: {error_text(error)}") from error
+    except (UpgradeError, ModuleError):
+        await participant.retire(committed=False)
+        raise
     return participant

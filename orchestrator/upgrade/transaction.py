@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from loguru import logger
 
 from orchestrator.runtime.application import Application, Wiring
-from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout
+from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout, error_text
 from orchestrator.runtime.events import Subscription
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
@@ -31,7 +31,18 @@ from orchestrator.upgrade.errors import (
 )
 from orchestrator.upgrade.participant import Participant, switch_failure
 from orchestrator.upgrade.phases import Phase
-from orchestrator.upgrade.records import Committed, Confirmed, Fact, Planned, Prepared, Record, RolledBack
+from orchestrator.upgrade.records import (
+    Committed,
+    Confirmed,
+    Fact,
+    ImageUsed,
+    Planned,
+    Prepared,
+    Record,
+    RolledBack,
+)
+
+T = TypeVar("T")
 
 # Author code that still runs at this many pause budgets never returns; a busy machine makes it slower, not endless.
 INTERRUPT_AFTER_BUDGETS = 5.0
@@ -100,19 +111,30 @@ class UpgradeTransaction:
         Cancelling it before the switch rolls back; in either case the outcome is returned, not CancelledError.
         Raises JournalFailed if not even the beginning could be recorded; nothing was touched then.
         """
-        await self._log.write(self._planned)
-        self._report(Phase.PLANNED, "; ".join(map(words.change_text, self._planned.changes)))
+        begun = False
         try:
+            await self._log.write(self._planned)
+            begun = True
+            self._report(Phase.PLANNED, "; ".join(map(words.change_text, self._planned.changes)))
             await self._collect_votes()
             await self._log.write(Prepared(self._txn))
             self._report(Phase.PREPARED, "loaded beside the versions in service, all votes are yes")
             await self._switch_between_units()
         except asyncio.CancelledError:
             if self._committed is None:  # else the switch was done in this very turn: the decision stands
-                return await self._roll_back("the host is stopping", "moment")
+                return await self._end_by_rolling_back("the host is stopping", "moment")
         except (UpgradeError, ModuleError) as error:
-            return await self._roll_back(str(error), _fault_of(error))
-        return await self._commit()
+            if not begun:
+                raise
+            return await self._end_by_rolling_back(str(error), _fault_of(error))
+        except Exception as error:
+            if not begun or self._committed is not None:
+                raise
+            # The machine's fault or ours (no descriptor left, no thread). Without an end on record the journal would
+            # take no other transaction, and no host could start on it.
+            logger.exception("transaction {} failed by a fault of the host", self._txn)
+            return await self._end_by_rolling_back(f"the host could not do it: {error_text(error)}", "moment")
+        return await _to_the_end(self._commit())
 
     # -- phase one: votes --------------------------------------------------------------------------------------
 
@@ -178,6 +200,12 @@ class UpgradeTransaction:
                 ) from None
             raise
         self._committed = committed
+        used = tuple(p.name for p in self._participants if p.uses_kept)
+        if (
+            used
+        ):  # behind COMMITTED, before a unit of the new version: what was kept must not be given back twice
+            with suppress(JournalFailed):
+                self._log.append(ImageUsed(used))
         for participant in self._participants:
             participant.attach()
         self._app.rewire(wiring)
@@ -217,6 +245,9 @@ class UpgradeTransaction:
             await self._log.write(Confirmed(self._txn, self._why))
         return Outcome(self._txn, "committed", "", None, pause)
 
+    async def _end_by_rolling_back(self, reason: str, fault: Fault) -> Outcome:
+        return await _to_the_end(self._roll_back(reason, fault))
+
     async def _roll_back(self, reason: str, fault: Fault) -> Outcome:
         pause = self._quiesce.pause if self._quiesce is not None else Pause(0.0, 0)
         logger.info("transaction {} rolled back: {}", self._txn, reason)
@@ -230,6 +261,15 @@ class UpgradeTransaction:
         """Stop and unload what does not serve. After the outcome was told: nobody waits for it."""
         for participant in self._participants:
             await participant.retire(committed=outcome.result != "rolled_back")
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns, though the caller is cancelled meanwhile: what was decided is carried out."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 class _said_of:  # noqa: N801  # reads as a phrase in a with statement

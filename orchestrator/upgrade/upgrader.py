@@ -20,6 +20,7 @@ from orchestrator.upgrade import words
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
+from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import (
@@ -32,7 +33,6 @@ from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import (
     Change,
     ImageSaved,
-    ImageUsed,
     Lifted,
     Planned,
     Quarantined,
@@ -94,7 +94,6 @@ class Upgrader:
         self._wake = asyncio.Event()
         self._passed = asyncio.Condition()
         self._retiring: set[asyncio.Task[None]] = set()
-        self._transaction: asyncio.Task[Outcome] | None = None
 
     # -- being told to look ------------------------------------------------------------------------------------
 
@@ -286,27 +285,32 @@ class Upgrader:
                 why=self._cause(group).why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
-            outcome = await self._run(transaction)
-            if outcome.result == "committed":
-                await self._keep_state_of_leavers(participants)
+            outcome, stopping = await self._run(transaction)
+            left = _left_images(participants) if outcome.result == "committed" else []
             self._retire(transaction, outcome)
+            await self._keep(left)
+            if stopping:
+                raise asyncio.CancelledError
             await self._after(group, outcome)
 
     def _planned(self, group: Group, txn: int) -> Planned:
         cause = self._cause(group)
         return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts)
 
-    async def _run(self, transaction: UpgradeTransaction) -> Outcome:
-        """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole."""
-        self._transaction = asyncio.ensure_future(transaction.run())
+    async def _run(self, transaction: UpgradeTransaction) -> tuple[Outcome, bool]:
+        """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole.
+
+        True: the host is stopping. What the outcome asks for at once is still to be done, nothing more.
+        """
+        running = asyncio.ensure_future(transaction.run())
         try:
-            return await asyncio.shield(self._transaction)
+            return await asyncio.shield(running), False
         except asyncio.CancelledError:
-            self._transaction.cancel()
-            await asyncio.wait([self._transaction])
-            raise
-        finally:
-            self._transaction = None
+            running.cancel()
+            await asyncio.wait([running])
+            if running.cancelled() or running.exception() is not None:
+                raise
+            return running.result(), True
 
     def _incoming(self, change: Change) -> Incoming | None:
         candidate = self.outlook.candidates.get(change.name)
@@ -319,8 +323,10 @@ class Upgrader:
             self.retries.forget(group)
             text = words.live(group.changes, outcome.pause)
             logger.info(text)
+            for change in group.changes:
+                if change.after is not None:
+                    self._kept.pop(change.name, None)  # it serves now; the transaction has recorded that
             self._announce(group)
-            await self._use_kept(group)
         elif outcome.result == "in_doubt":
             raise JournalFailed(f"transaction {outcome.txn} is in doubt until a restart: {outcome.reason}")
         else:
@@ -358,16 +364,8 @@ class Upgrader:
         if phase in {Phase.PLANNED, Phase.PREPARED}:
             self.progress.tell(Event(group.tags, phase.value, text, txn))
 
-    async def _use_kept(self, group: Group) -> None:
-        """State that waited for these modules serves now; its image must not serve twice."""
-        came = [change.name for change in group.changes if change.after is not None]
-        used = tuple(sorted(name for name in came if self._kept.pop(name, None) is not None))
-        if used:
-            await self.book.write(ImageUsed(used))
-
-    async def _keep_state_of_leavers(self, participants: Sequence[Participant]) -> None:
+    async def _keep(self, images: Sequence[ModuleImage]) -> None:
         """The state of a module that was removed is given back if it returns (DESIGN §4)."""
-        images = [image for p in participants if (image := left_image(p)) is not None]
         if images:
             await self.book.write(ImageSaved(tuple(image.name for image in images)), images)
             self._kept.update({image.name: kept_state(image) for image in images})
@@ -403,3 +401,7 @@ class Upgrader:
             self.book.history_written()
         except StoreError as error:
             logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
+
+
+def _left_images(participants: Sequence[Participant]) -> list[ModuleImage]:
+    return [image for p in participants if (image := left_image(p)) is not None]
