@@ -1004,3 +1004,35 @@ class ProxyBooks(RuleBasedStateMachine):
 
 TestProxyBooks = ProxyBooks.TestCase
 TestProxyBooks.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("type_", ["plain", "awaiting"])
+def test_a_handler_that_cancels_the_task_it_runs_in_does_not_end_the_module(type_: str) -> None:
+    async def story() -> None:
+        class Odd(Plain):
+            @handles
+            def plain(self) -> None:
+                self._cancel()
+
+            @handles
+            async def awaiting(self) -> None:
+                self._cancel()
+
+            @handles
+            async def fine(self) -> str:
+                await asyncio.sleep(0)
+                return "fine"
+
+            def _cancel(self) -> None:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+
+        async with running({"odd": Odd}) as app:
+            await app.send("odd", type_)
+            await app.send("odd", "fine")
+            assert await app.ask("odd", "fine", timeout_s=1.0) == "fine"
+            assert books_balance(app)
+            assert app.modules["odd"].dead == 0
+
+    asyncio.run(story())

@@ -383,3 +383,50 @@ class Untyped(Plain):
     @handles
     def work(self, item: Any) -> None:
         self.state["done"].append(item)
+
+
+@pytest.mark.parametrize("first", ["participant", "outsider"])
+def test_a_module_outside_the_switch_that_a_participant_waits_for_may_ask_one_that_is_held(
+    first: str,
+) -> None:
+    """Who waits for whom goes over modules that do not take part, in whichever order the waits began."""
+
+    async def story() -> None:
+        gates = {"a": asyncio.Event(), "x": asyncio.Event()}
+
+        class A(Plain):
+            @handles
+            async def go(self) -> str:
+                await gates["a"].wait()
+                return await self.ask("x", "quick", timeout_s=3.0, returns=str)
+
+        class X(Plain):
+            @handles
+            async def work(self) -> str:
+                await gates["x"].wait()
+                return await self.ask("b", "get", timeout_s=3.0, returns=str)
+
+            @handles
+            def quick(self) -> str:
+                return "quick"
+
+        class B(Plain):
+            @handles
+            def get(self) -> str:
+                return "got"
+
+        async with running({"a": A, "b": B, "x": X}) as app:
+            a, b, x = (app.modules[name] for name in "abx")
+            replies = [asyncio.ensure_future(app.ask("a", "go")), asyncio.ensure_future(app.ask("x", "work"))]
+            await until(lambda: a.unit and x.unit)
+            switch = asyncio.ensure_future(
+                Quiesce(app, [a, b], lambda _: "switched", drain_s=2.0, patience_s=0.0).run()
+            )
+            await until(lambda: b.held)
+            gates["a" if first == "participant" else "x"].set()
+            await until(lambda: a.waits_on if first == "participant" else x.waits_on)
+            gates["x" if first == "participant" else "a"].set()
+            assert await switch == "switched"
+            assert await asyncio.gather(*replies) == ["quick", "got"]
+
+    asyncio.run(story())

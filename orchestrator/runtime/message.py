@@ -68,7 +68,7 @@ def decode_message(data: bytes) -> Message:
 
 def waiting_for(messages: Sequence[Message], busy: Mapping[str, object]) -> int:
     """How many messages at the head must still run so that every unit in `busy` gets the reply it waits for."""
-    for index in range(len(messages), 0, -1):
-        if any(name in busy for name in messages[index - 1].path):
-            return index
+    for behind, message in enumerate(reversed(messages)):
+        if any(name in busy for name in message.path):
+            return len(messages) - behind
     return 0

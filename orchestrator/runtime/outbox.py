@@ -99,6 +99,8 @@ class Outbox:
     def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None]) -> None:
         self._admission, self._room_at = admitted, target
         admitted.add_done_callback(self._room_made)
+        if self._owner.app.quiesce is not None:
+            self._owner.app.quiesce.look_again(self._owner)
 
     def _room_made(self, admitted: asyncio.Future[None]) -> None:
         if self._admission is admitted:

@@ -7,7 +7,9 @@ behind it can be replaced. What a unit sends leaves when the unit ends, and wait
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -324,11 +326,22 @@ class ModuleProxy:
             self.handled += 1
             if message.reply is not None and not message.reply.done():
                 message.reply.set_result(result)
+        pump = self._pump_task
+        if pump is not None and pump._must_cancel:  # type: ignore[attr-defined]  # noqa: SLF001  # told nowhere else
+            await self._outlive(pump)
         everything_left = not self.outbox.queue or self.outbox.let_out()
         self.unit = None
         self.app.boundary()
         if not everything_left:
             await self.outbox.flush()
+
+    async def _outlive(self, pump: asyncio.Task[None]) -> None:
+        """Take the cancellation that a unit left behind for the task it ran in, which is the pump of all units."""
+        logger.bind(module=self.name).warning("a handler of {} cancelled the task that it runs in", self.name)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        if sys.version_info >= (3, 11):
+            pump.uncancel()
 
     def _unhandled(self, message: Message) -> BoundHandler:
         """What to do with a message that the version in service has no handler for. Raises UnknownMessage."""
@@ -400,6 +413,8 @@ class ModuleProxy:
         message = self.app.message(type_, body, self.name)
         message.path = path
         self.waits_on.append(target)
+        if self.app.quiesce is not None:
+            self.app.quiesce.look_again(self)
         try:
             reply = await target.ask(message, timeout_s, self)
         finally:

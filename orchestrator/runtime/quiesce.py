@@ -91,7 +91,13 @@ class Quiesce(Generic[T]):
 
     def admits(self, path: Sequence[str]) -> bool:
         """Does a unit of a participant wait for a message that came by this path? Then it must run before the switch."""
-        return any(proxy.unit is not None and proxy.name in path for proxy in self._proxies)
+        waited_for = self._waited_for()
+        return any(name in waited_for for name in path)
+
+    def look_again(self, waiter: ModuleProxy) -> None:
+        """`waiter` began to wait for another: what is held back may be what a participant's unit now waits for."""
+        if self._held_at is not None and not self._result.done() and waiter.name in self._waited_for():
+            self._admit()
 
     def try_now(self) -> None:
         """Called at each boundary between two units: if no participant is in one, act."""
@@ -134,15 +140,31 @@ class Quiesce(Generic[T]):
         if self._result.done():  # a timer can fire in the turn that decided
             return
         self._held_at = perf_counter()
-        busy = {proxy.name: proxy for proxy in self._proxies if proxy.unit is not None}
         for proxy in self._proxies:
             proxy.held = self
             proxy.mailbox.admit_all()
-            proxy.admit = waiting_for(proxy.mailbox.queue, busy)
-        for proxy in self._proxies:
-            if proxy.admit:
-                proxy.rouse()
+        self._admit()
         self.try_now()
+
+    def _admit(self) -> None:
+        """Let the held modules handle what the units of participants wait for, and what stands before it."""
+        waited_for = self._waited_for()
+        for proxy in self._proxies:
+            admit = waiting_for(proxy.mailbox.queue, waited_for)
+            if admit > proxy.admit:
+                proxy.admit = admit
+                proxy.rouse()
+
+    def _waited_for(self) -> dict[str, ModuleProxy]:
+        """The participants in a unit and all whom these wait for, over any number of others, outside the switch too."""
+        found: dict[str, ModuleProxy] = {}
+        ahead = [proxy for proxy in self._proxies if proxy.unit is not None]
+        while ahead:
+            proxy = ahead.pop()
+            if proxy.name not in found:
+                found[proxy.name] = proxy
+                ahead.extend(proxy.waiting_for())
+        return found
 
     def _time_out(self) -> None:
         if self._result.done():
