@@ -148,7 +148,8 @@ class _Host:
                 with suppress(TimeoutError, Overrun):
                     await within(app.clock, stepwise(proxy.implementation.stop(), STOP_S), STOP_S)
         if saved and self._write(book, HostStopped(clean)):
-            logger.info("stopped: state and mailboxes of {} modules are saved", len(app.modules))
+            kept = len([image for image in images if image.name in app.modules])
+            logger.info("stopped: state and mailboxes of {} of {} modules are saved", kept, len(app.modules))
 
     def _write(self, book: Book, fact: Fact, images: Sequence[ModuleImage] = ()) -> bool:
         """Whether the fact is on disk. A journal that fails must not keep the modules from stopping."""

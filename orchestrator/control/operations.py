@@ -22,6 +22,7 @@ from orchestrator.runtime.errors import (
 )
 from orchestrator.upgrade import words
 from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.image import unsavable
 from orchestrator.upgrade.plan import Key
 from orchestrator.upgrade.planner import Outlook
 from orchestrator.upgrade.progress import Event
@@ -371,6 +372,13 @@ class Operations:
     # -- the host ----------------------------------------------------------------------------------------------
 
     async def _restart(self, _request: dict[str, object], _emit: Emit) -> object:
+        lost = unsavable(self._app)
+        if lost:
+            what = " ".join(f"{name}: {why}" for name, why in sorted(lost.items()))
+            raise Refused(
+                f"A restart would lose state that cannot be saved. {what} Nothing was done. Bring the state back to plain "
+                "data (None, bool, int of 64 bits, float, str, bytes, list, dict); a stop by SIGTERM gives it up."
+            )
         asyncio.get_running_loop().call_soon(lambda: self._stop(restart=True))
         return {"pid": os.getpid()}
 

@@ -30,7 +30,8 @@ class _StoredLetter(msgspec.Struct, frozen=True, array_like=True):
 def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage]:
     """State and waiting messages of every module, and the dead letters. Empties the mailboxes.
 
-    A module whose state is not plain data is left out, loudly: its author broke DESIGN §5.
+    A module whose state is not plain data is left out, loudly: its author broke DESIGN §5. What waited for it goes
+    to the dead letters, so that it is not lost with the state (P2).
     """
     for proxy in app.modules.values():
         proxy.outbox.hand_in()
@@ -39,7 +40,17 @@ def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage
         try:
             images.append(_module_image(proxy, table[name].package))
         except (StateInvalid, KeyError) as error:
-            logger.bind(module=name).error("the state of {} was not saved: {}", name, error)
+            waiting = list(proxy.mailbox.drain())
+            logger.bind(module=name).error(
+                "the state of {} was not saved: {} It begins anew at the next start; {} messages that waited for it "
+                "are in the dead letters.",
+                name,
+                error,
+                len(waiting),
+            )
+            for message in waiting:
+                reason = f"the host stopped, and {name} could not be kept: {error}"
+                app.letters.add(name, message, reason, app.clock.wall())
     images.append(ModuleImage(LETTERS, "", 1, _encode_letters(app), ()))
     return images
 
@@ -57,6 +68,18 @@ def _module_image(proxy: ModuleProxy, package: str) -> ModuleImage:
             reason = f"its body is not plain data, so it could not be kept over the stop: {error}"
             proxy.app.letters.add(proxy.name, message, reason, proxy.app.clock.wall())
     return ModuleImage(proxy.name, package, implementation.blueprint.state_version, state, tuple(messages))
+
+
+def unsavable(app: Application) -> dict[str, str]:
+    """Which states a stop would lose now, module → why: what is not plain data cannot be saved."""
+    found = {}
+    for name, proxy in app.modules.items():
+        if proxy.implementation is not None:
+            try:
+                proxy.implementation.blueprint.codec.encode(proxy.implementation.state)
+            except StateInvalid as error:
+                found[name] = str(error)
+    return found
 
 
 def left_image(participant: Participant) -> ModuleImage | None:

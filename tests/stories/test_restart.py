@@ -118,6 +118,33 @@ def test_a_unit_that_outlasts_the_drain_is_cut_and_told(tmp_path: Path) -> None:
         assert (letter["module"], letter["body"]) == ("slow", {"number": 0})
 
 
+def test_a_state_that_cannot_be_saved_is_said_and_takes_no_message_with_it(tmp_path: Path) -> None:
+    with deployed(tmp_path, start=False) as deployment:
+        config = deployment.place.config_file
+        config.write_text(config.read_text().replace("# drain_s = 10.0", "drain_s = 0.2"))
+        deployment.start()
+        gate = tmp_path / "gate"
+        too_large = SLOW.format(gate=str(gate)).replace("(number)", "(2**70 + number)")
+        deployment.deploy("slow/v1.0.0", slow=too_large)
+        gate.touch()
+        deployment.send("slow", "note", number=0)
+        wait_until(lambda: deployment.ask("slow", "seen") == [2**70], "the state is too large")
+
+        refused = deployment.livetag("restart")
+        assert refused.returncode == 1
+        assert "A restart would lose state that cannot be saved. slow: The state is not" in refused.stderr
+        gate.unlink()
+        for number in range(1, 4):
+            deployment.send("slow", "note", number=number)
+        assert deployment.stop() == 0
+        assert "state and mailboxes of 0 of 1 modules are saved" in deployment.said()
+
+        deployment.start()
+        letters = deployment.call("dead_letters", action="list")
+        assert [letter["body"] for letter in letters] == [{"number": 1}, {"number": 2}, {"number": 3}]
+        assert "slow could not be kept: The state is not plain data" in letters[1]["reason"]
+
+
 def test_restart_keeps_state_and_process_supervision(deployment: Deployment) -> None:
     deployment.deploy(V1, counter=counter(1))
     pid = deployment.call("ping")["pid"]
