@@ -346,6 +346,26 @@ def test_a_socket_left_by_a_killed_host_is_replaced(tmp_path: Path) -> None:
         assert client.call(path, "ping") == "pong"
 
 
+def test_a_socket_that_somebody_removed_is_put_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        path = tmp_path / "control.sock"
+        server = ControlServer(path, OPERATIONS, look_s=0.02)
+        await server.start()
+        try:
+            path.unlink()
+            for _ in range(500):
+                if path.exists():
+                    break
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(client.call, path, "echo", value=1) == {"value": 1}
+            assert path.stat().st_mode & 0o777 == 0o600
+        finally:
+            await server.close()
+        assert not path.exists()
+
+    asyncio.run(story())
+
+
 def test_a_living_socket_or_a_file_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with serving(path, OPERATIONS):

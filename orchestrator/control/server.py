@@ -5,6 +5,7 @@ What holds, whatever clients do:
 2. A client costs at most one bounded line, one bounded buffer and one place among `max_clients`.
 3. An operation that was started runs to its end, whether or not its client stays to hear of it.
 4. A socket file is replaced only when nobody answers behind it.
+5. One that somebody removed is put back: a host that nobody can reach could only be killed.
 """
 
 import asyncio
@@ -55,6 +56,7 @@ class ControlServer:
         max_clients: int = 64,
         idle_s: float = 30.0,
         group: str | None = None,
+        look_s: float = 2.0,
     ) -> None:
         self._path = path
         self._operations = operations
@@ -62,6 +64,8 @@ class ControlServer:
         self._max_clients = max_clients
         self._idle_s = idle_s
         self._group = group
+        self._look_s = look_s
+        self._keeper: asyncio.Task[None] | None = None
         self._admitted = frozenset({0, os.geteuid()})
         self._group_id: int | None = None
         self._server: asyncio.AbstractServer | None = None
@@ -72,16 +76,36 @@ class ControlServer:
         """Listen. Raises SocketTaken; Refused when the group does not exist or is not ours to give."""
         self._group_id = _group_id(self._group)
         _refuse_a_living_socket(self._path)
+        await self._listen()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_there())
+
+    async def _listen(self) -> None:
         listener = _bound(self._path, self._group_id)
         self._inode = self._path.lstat().st_ino
         self._server = await asyncio.start_unix_server(
             self._connected, sock=listener, limit=self._max_line_bytes, backlog=_BACKLOG
         )
 
+    async def _keep_there(self) -> None:
+        """Put the socket back when it is gone (5.). Whatever else lies there now is not ours to replace."""
+        while True:
+            await asyncio.sleep(self._look_s)
+            with contextlib.suppress(OSError):  # the folder is gone or full: looked at again
+                if not os.path.lexists(self._path):  # noqa: PTH110 - Path.exists follows a link
+                    deaf = self._server
+                    await self._listen()
+                    logger.warning("{} was removed; it is there again", self._path)
+                    if deaf is not None:
+                        deaf.close()
+
     async def close(self, grace_s: float = 1.0) -> None:
         """Take no more clients, give those served `grace_s` to finish, end the rest, remove the socket."""
         if self._server is None:
             return
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
         self._server.close()
         self._server = None
         with contextlib.suppress(FileNotFoundError):
