@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -626,3 +627,37 @@ def test_a_stop_of_the_host_at_any_record_ends_whole_and_is_on_record(kind: type
         assert scene.versions() == ({"a": "2.0.0"} if decided else {"a": "1.0.0", "b": "1.0.0"})
 
     story(play)
+
+
+class _VotesNo(Better):
+    async def prepare(self) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+
+class _RefusesInTheSwitch(Better):
+    def take_over(self, resources: dict[str, Any]) -> None:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("cls", [_VotesNo, _RefusesInTheSwitch])
+def test_a_stop_of_the_host_at_any_turn_leaves_no_error_that_nobody_looks_at(cls: type[Counter]) -> None:
+    """A stop in the very turn in which the release fails: asyncio would report an exception never retrieved."""
+    forgotten: list[str] = []
+
+    async def play(scene: Scene) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, said: forgotten.append(said["message"]))
+        for turns in range(25):
+            running = asyncio.ensure_future(scene.run(scene.part("a", "2.0.0", cls)))
+            for _ in range(turns + 1):
+                await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.wait([running])
+            assert scene.log.kinds[-1] == "RolledBack"
+            assert scene.versions() == {"a": "1.0.0", "b": "1.0.0"}
+            del running
+            gc.collect()
+            await asyncio.sleep(0)
+
+    story(play)
+    assert not forgotten

@@ -74,12 +74,11 @@ async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> 
         raise TimeoutError(f"not done in {seconds:g} s")
     finally:
         over.cancel()
-        if not task.done():
-            task.add_done_callback(_look_away)
-            task.cancel()
+        task.add_done_callback(look_away)  # done already, if the caller was cancelled in the turn in which it ended
+        task.cancel()
 
 
-def _look_away(task: asyncio.Task[Any]) -> None:
+def look_away(work: asyncio.Future[Any]) -> None:
     """Nobody waits for it any more; what it raises now is not an error that was forgotten."""
-    if not task.cancelled():
-        task.exception()
+    if not work.cancelled():
+        work.exception()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from orchestrator.runtime.clock import look_away
 from orchestrator.runtime.errors import QuiesceTimeout
 from orchestrator.runtime.message import waiting_for
 from orchestrator.runtime.waits import describe_waits
@@ -58,6 +59,7 @@ class Quiesce(Generic[T]):
         self._intake_turns = 0
         self._turn_asked = False
         self._result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._result.add_done_callback(look_away)  # the caller may be cancelled in the turn that decides
         self.pause = Pause(0.0, 0)
 
     async def run(self) -> T:

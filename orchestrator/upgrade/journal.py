@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
+from orchestrator.runtime.clock import look_away
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal_file import (
     GENESIS,
@@ -167,6 +168,7 @@ class Journal:
                 raise self._stuck(ticket)
             return waiting.result()
         finally:
+            waiting.add_done_callback(look_away)
             waiting.cancel()
 
     def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
