@@ -187,6 +187,14 @@ def test_availability_is_never_rounded_up_to_all() -> None:
     assert first_line(Status()) == "availability not measured · nothing has changed yet"
 
 
+def test_a_change_that_cannot_be_rolled_back_offers_no_undo() -> None:
+    added = HistoryEntry(1, 0.0, [ModuleChange("rib", None, "1.0.0")], "committed", can_undo=False)
+    assert "undo" not in first_line(Status(last_change=added))
+    assert "undo: livetag rollback --txn 1" in first_line(
+        Status(last_change=HistoryEntry(1, 0.0, [], "committed"))
+    )
+
+
 def test_a_change_that_was_undone_offers_no_undo() -> None:
     change = ModuleChange("counter", "1.0.0", "2.0.0")
     last = HistoryEntry(3, "2026-01-01", [change], "rolled_back")

@@ -15,8 +15,10 @@ from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.records import Entry
+from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict
+from repo_store.release import RefMap
 
 Facts = dict[str, Any]  # Any: JSON
 
@@ -40,7 +42,7 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.outlook.plan.waiting],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
-        "last_change": _last(ledger),
+        "last_change": _last(ledger, upgrader.outlook.refs),
         "problem": upgrader.book.journal.failed or upgrader.trouble or None,
     }
 
@@ -81,10 +83,17 @@ def _availability(ledger: Ledger, since: float, now: float) -> float:
     return max(0.0, 1.0 - paused_us / 1e6 / max(now - since, 1e-6))
 
 
-def _last(ledger: Ledger) -> Facts | None:
-    """The last transaction that changed what is in service, as in the history."""
+def _last(ledger: Ledger, refs: RefMap) -> Facts | None:
+    """The last transaction that changed what is in service, as in the history, and whether it can be rolled back."""
     ended = [view for view in ledger.transactions.values() if view.outcome in {"committed", "reverted"}]
-    return _transaction(max(ended, key=lambda view: view.ended_seq or 0)) if ended else None
+    if not ended:
+        return None
+    last = max(ended, key=lambda view: view.ended_seq or 0)
+    try:
+        plan_rollback(ledger, refs, txn=last.id)
+    except RollbackRefused:
+        return {**_transaction(last), "can_undo": False}
+    return {**_transaction(last), "can_undo": True}
 
 
 def history(ledger: Ledger, module: str | None, limit: int) -> list[Facts]:

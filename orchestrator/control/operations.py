@@ -154,7 +154,10 @@ class Operations:
     async def _plan(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _OptionalTag)
         upgrader = self._upgrader
-        outlook = await upgrader.planner.look(await upgrader.repository.refs(), upgrader.book.ledger)
+        refs = await upgrader.repository.refs()
+        if asked.tag is not None:
+            self._known_tag(asked.tag, refs)
+        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
         return facts.plan(
             outlook.plan, asked.tag, self._verdict(asked.tag) if asked.tag is not None else None
         )
@@ -327,6 +330,11 @@ class Operations:
 
     async def _publish(self, request: dict[str, object], _emit: Emit) -> object:
         asked = _read(request, _Publication)
+        if not asked.topic.isprintable() or asked.topic.strip(" *") != asked.topic or not asked.topic:
+            raise BadRequest(
+                f"{asked.topic!r} is no topic to publish to. Topics are dotted words, e.g. clock.second; "
+                "a * is for those who subscribe."
+            )
         return {"subscribers": await self._app.publish(asked.topic, asked.body)}
 
     def _fits(self, asked: _Message) -> None:
@@ -404,4 +412,4 @@ def _read(request: dict[str, object], shape: type[A]) -> A:
     try:
         return msgspec.convert({k: v for k, v in request.items() if k != "op"}, shape)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{request.get('op')}: {error}.") from None
+        raise BadRequest(f"wrong argument: {error}. `livetag COMMAND --help` says what it takes.") from None

@@ -86,12 +86,19 @@ class ControlServer:
             self._connected, sock=listener, limit=self._max_line_bytes, backlog=_BACKLOG
         )
 
+    def _is_gone(self) -> bool:
+        try:
+            self._path.lstat()
+        except FileNotFoundError:
+            return True
+        return False
+
     async def _keep_there(self) -> None:
         """Put the socket back when it is gone (5.). Whatever else lies there now is not ours to replace."""
         while True:
             await asyncio.sleep(self._look_s)
             with contextlib.suppress(OSError):  # the folder is gone or full: looked at again
-                if not os.path.lexists(self._path):  # noqa: PTH110 - Path.exists follows a link
+                if self._is_gone():
                     deaf = self._server
                     await self._listen()
                     logger.warning("{} was removed; it is there again", self._path)

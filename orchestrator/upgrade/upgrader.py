@@ -91,6 +91,7 @@ class Upgrader:
         self._done = 0
         self._passes = 0
         self._settled_push = False
+        self._looking = False
         self._wake = asyncio.Event()
         self._passed = asyncio.Condition()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -124,8 +125,9 @@ class Upgrader:
 
     @property
     def will_look_again(self) -> bool:
-        """Whether a further look is due by itself: a retry, or a repository that could not be read."""
-        return self.retries.next_due is not None or self._again is not None
+        """Whether a further look is under way or due: asked for, a retry, or a repository that could not be read."""
+        due = self.retries.next_due is not None or self._again is not None
+        return due or self._looking or self._wake.is_set()
 
     async def run(self) -> None:
         """Look whenever asked, and when a retry is due, until cancelled."""
@@ -134,7 +136,9 @@ class Upgrader:
             asked, push_over = self._asked, self._settled_push
             self._wake.clear()
             self._settled_push = False
+            self._looking = True
             self.trouble = await self._look_safely(push_over=push_over)
+            self._looking = False
             async with self._passed:
                 self._done = asked
                 self._passes += 1

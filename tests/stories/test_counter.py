@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -344,3 +345,39 @@ def test_a_push_that_only_plans_says_what_it_would_do_and_does_nothing(deploymen
     assert deployment.tags() == [V1]
     assert deployment.version() == "1.0.0"
     assert len(deployment.history()) == 1
+
+
+def test_a_push_waits_for_the_next_look_when_a_stale_lock_spoiled_the_first(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    deployment.write("counter", TEN)
+    lock = deployment.place.store / "refs" / "keep" / f"{deployment.release(V2)}.lock"
+    lock.touch()
+    with ThreadPoolExecutor(1) as pool:
+        push = pool.submit(deployment.push, V2)
+        wait_until(lambda: "could not be read" in deployment.said(), "a look has failed")
+        lock.unlink()
+        pushed = push.result(40)
+
+    assert "live: counter 1.0.0 → 1.1.0" in outcome_line(pushed, V2)
+
+
+def test_what_is_asked_for_wrongly_is_said_by_its_name(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    for words, code, said in (
+        (["plan", "counter/v9.9.9"], 1, "The repository has no tag counter/v9.9.9."),
+        (["plan", "nope"], 1, "'nope' is not a release tag"),
+        (["publish", ""], 2, "'' is no topic to publish to"),
+        (["publish", "clock.*"], 2, "'clock.*' is no topic to publish to"),
+        (["dead-letters", "drop", "x"], 2, "x is no number of a dead letter"),
+        (["dead-letters", "drop", "99"], 1, "There is no dead letter 99"),
+    ):
+        done = deployment.livetag(*words)
+        assert (done.returncode, said in done.stderr) == (code, True), (words, done.stderr)
+    assert "Nothing is to be done: counter/v1.0.0 live:" in deployment.livetag("plan", V1).stdout
+
+
+def test_status_offers_an_undo_only_where_there_is_one(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=ONE)
+    assert "undo" not in deployment.livetag("status").stdout
+    deployment.deploy(V2, counter=TEN)
+    assert "undo: livetag rollback --txn 2" in deployment.livetag("status").stdout

@@ -39,6 +39,8 @@ def plan(tag: OptionalTag = None, named: Dir = None, as_json: Json = False) -> N
         print_json(facts)
     elif not isinstance(facts, dict) or not any(facts.values()):
         say("Nothing is to be done.")
+    elif "tag" in facts:
+        say(f"Nothing is to be done: {_line(view(facts['tag'], Outcome))}")
     else:
         show_facts(facts)
 

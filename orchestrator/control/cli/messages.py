@@ -10,6 +10,7 @@ from orchestrator.control.cli.failures import Usage
 from orchestrator.control.cli.options import MESSAGES, MODULES, Body, Dir, Json, MessageType, ModuleName
 from orchestrator.control.cli.screen import print_json, say, show_value
 from orchestrator.control.cli.session import FACTS_S, Session
+from orchestrator.control.printable import printable
 
 LetterId = Annotated[
     str | None,
@@ -117,7 +118,11 @@ def drop_letters(
 def _act(action: str, which: str | None, *, every: bool, session: Session, as_json: bool) -> None:
     if (which is None) is not every:
         raise Usage(f"Say which: `livetag dead-letters {action} ID`, or --all.")
-    number: object = int(which) if which is not None and which.isascii() and which.isdecimal() else which
+    if which is not None and not (which.isascii() and which.isdecimal() and len(which) < 19):
+        raise Usage(
+            f"{printable(which)} is no number of a dead letter; livetag dead-letters list shows them."
+        )
+    number = int(which) if which is not None else None
     facts = session.ask("dead_letters", {"action": action, "id": number})
     if as_json:
         print_json(facts)

@@ -50,7 +50,7 @@ def _last_change(last: HistoryEntry | None) -> str:
     by = f" by {last.who}" if last.who else ""
     text = f"last change: {what} {ago(last.at)}{by}"
     if last.outcome in COMMITTED:
-        return f"{text} · undo: livetag rollback --txn {last.id}"
+        return f"{text} · undo: livetag rollback --txn {last.id}" if last.can_undo else text
     return f"{text}, which {UNPLAIN.get(last.outcome, f'is {last.outcome}')}"
 
 

@@ -69,6 +69,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     pause_us: float | None = None
     held_messages: int | None = None
     who: str | None = None
+    can_undo: bool = True
 
 
 class Status(msgspec.Struct, frozen=True):
