@@ -15,17 +15,20 @@ import pytest
 from livetag import Module, handles
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.message import Message
+from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.ledger import fold
-from orchestrator.upgrade.participant import Code, Incoming, Participant
+from orchestrator.upgrade.participant import Code, Incoming, KeptState, Participant
 from orchestrator.upgrade.records import (
     Change,
     Committed,
     Confirmed,
     Entry,
     Fact,
+    ImageUsed,
     Planned,
     Prepared,
     Record,
@@ -33,7 +36,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import Limits
-from tests.runtime_kit import until
+from tests.runtime_kit import idle, state_of, until
 
 
 class State(TypedDict):
@@ -661,3 +664,117 @@ def test_a_stop_of_the_host_at_any_turn_leaves_no_error_that_nobody_looks_at(cls
 
     story(play)
     assert not forgotten
+
+
+def test_in_doubt_it_is_the_old_version_that_stops() -> None:
+    async def play(scene: Scene) -> None:
+        scene.log.not_durable = Committed
+        await scene.run(scene.part("a", "1.1.0", Better))
+        assert "a 1.0.0 stops" in DIARY
+        assert "a 1.1.0 stops" not in DIARY
+
+    story(play)
+
+
+def test_the_drain_ends_at_the_shortest_deadline_of_the_participants() -> None:
+    async def play(scene: Scene) -> None:
+        GATES["gate"] = asyncio.Event()
+        slow = asyncio.ensure_future(scene.app.ask("b", "slow", {"gate": "gate"}))
+        await until(lambda: scene.app.modules["b"].unit)
+        parts = [
+            scene.part(name, "1.1.0", Better, Limits(drain_s=drain_s))
+            for name, drain_s in (("a", 0.05), ("b", 60.0))
+        ]
+        outcome = await asyncio.wait_for(scene.run(*parts), 5.0)
+        assert outcome.fault == "moment"
+        GATES["gate"].set()
+        assert await slow == 1
+
+    story(play)
+
+
+def test_what_was_kept_for_a_module_serves_once_and_is_used_up_in_the_same_breath() -> None:
+    async def play(scene: Scene) -> None:
+        kept = KeptState(
+            1, PLAIN_STATE.encode({"total": 5}), (Message("add", {"n": 1}), Message("add", {"n": 2}))
+        )
+        part = scene.part("c", "1.0.0", Counter, Limits(mailbox_messages=1))
+        outcome = await scene.run(Participant(scene.app, part.change, part.incoming, kept))
+        assert outcome.result == "committed"
+        assert scene.log.facts[2:4] == [Committed(1 + 1, outcome.pause.pause_us, 0), ImageUsed(("c",))]
+        await idle(scene.app)
+        assert state_of(scene.app, "c") == {"total": 8}
+        assert scene.app.modules["c"].mailbox.limit == 1
+
+    story(play)
+
+
+class _StepsOfItsOwn(Counter):
+    """The leaving version knows a step of the way up that was never right."""
+
+
+@_StepsOfItsOwn.migrates(1, 2)
+def _wrong(old: dict[str, Any]) -> dict[str, Any]:
+    return {"total": -1, "seen": []}
+
+
+class _Loose(Module[dict[str, int | None]]):
+    @handles
+    def put(self, n: int | None) -> None:
+        self.state["n"] = n
+
+
+class _Strict(Module[dict[str, int]]):
+    async def prepare(self) -> None:
+        await GATES["gate"].wait()
+
+
+class _OtherType(Module[dict[str, str]]):
+    def initial_state(self) -> dict[str, str]:
+        return {}
+
+
+def test_where_both_versions_know_a_step_that_of_the_new_one_is_taken() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.run(scene.part("a", "1.1.0", _StepsOfItsOwn))
+        await scene.app.ask("a", "add", {"n": 3})
+        assert (await scene.run(scene.part("a", "2.0.0", Reshaped))).result == "committed"
+        assert state_of(scene.app, "a") == {"total": 3, "seen": []}
+
+    story(play)
+
+
+def test_a_type_that_changed_under_the_same_state_version_is_found_before_the_switch() -> None:
+    async def play(scene: Scene) -> None:
+        outcome = await scene.run(scene.part("a", "1.1.0", _OtherType))
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "Expected `str`, got `int`" in outcome.reason
+        assert "Prepared" not in scene.log.kinds
+
+    story(play)
+
+
+def test_a_limit_of_the_mailbox_goes_with_its_version() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.run(scene.part("a", "1.1.0", Better, Limits(mailbox_messages=7)))
+        assert scene.app.modules["a"].mailbox.limit == 7
+
+    story(play)
+
+
+def test_a_state_that_stops_to_fit_after_the_check_is_not_given_to_the_new_version() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.run(scene.part("a", "1.0.1", None))
+        await scene.run(scene.part("a", "1.1.0", _Loose))
+        GATES["gate"] = asyncio.Event()
+        part = scene.part("a", "1.2.0", _Strict)
+        running = asyncio.ensure_future(scene.run(part))
+        await until(lambda: part.new)
+        await scene.app.ask("a", "put", {"n": None})
+        GATES["gate"].set()
+        outcome = await running
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "Expected `int`, got `None`" in outcome.reason
+        assert scene.versions()["a"] == "1.1.0"
+
+    story(play)

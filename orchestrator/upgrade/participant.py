@@ -85,6 +85,7 @@ class Participant:
         self.old = self.proxy.implementation
         self.new: Implementation | None = None
         self._chain: list[Step] = []
+        self._retyped = False  # another type under the same state version
         self._state: object = None
         self._handed: dict[str, Any] | None = None
 
@@ -147,7 +148,8 @@ class Participant:
             entry=code.entry,
         )
         self._chain = self._find_chain(code.blueprint)
-        if self.old is not None and not self._chain and self._type_changed(code.blueprint):
+        self._retyped = not self._chain and self._type_changed(code.blueprint)
+        if self._retyped and self.old is not None:
             self.new.check(self.old.state)
         try:
             await stepwise(_prepared(self.new), self._stall_s)
@@ -188,7 +190,11 @@ class Participant:
             return
         if self.old is not None:
             state, codec = self.old.state, self.new.blueprint.codec
-            by_reference = not self._chain and codec.by_reference and self.old.blueprint.codec.by_reference
+            by_reference = (
+                not (self._chain or self._retyped)
+                and codec.by_reference
+                and self.old.blueprint.codec.by_reference
+            )
             self._state = state if by_reference else migrate(state, self._chain, codec)
         elif self._kept is not None:
             state = PLAIN_STATE.decode(self._kept.state)
