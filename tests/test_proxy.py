@@ -1036,3 +1036,59 @@ def test_a_handler_that_cancels_the_task_it_runs_in_does_not_end_the_module(type
             assert app.modules["odd"].dead == 0
 
     asyncio.run(story())
+
+
+def test_a_unit_that_swallows_its_cut_is_dead_and_not_handled_too() -> None:
+    async def story() -> None:
+        door = Door()
+
+        class Stubborn(Plain):
+            @handles
+            async def work(self) -> None:
+                while not door.event.is_set():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await door.event.wait()
+                door.log.append("ended")
+
+        async with running({"stubborn": Stubborn}) as app:
+            await app.send("stubborn", "work")
+            proxy = app.modules["stubborn"]
+            await until(lambda: proxy.unit)
+            await proxy.close("the host stopped")
+            door.event.set()
+            await until(lambda: door.log)
+            await until(lambda: app.turn.awake == 0)
+            assert (proxy.handled, proxy.dead) == (0, 1)
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
+def test_a_tick_of_a_module_that_left_is_no_dead_letter() -> None:
+    async def story() -> None:
+        door, clock = Door(), FakeClock()
+
+        class Ticking(Plain):
+            @handles
+            async def wait(self) -> None:
+                await door.event.wait()
+
+            @every(seconds=1.0)
+            def tick(self) -> None:
+                door.log.append("tick")
+
+        async with running({"ticking": Ticking}, clock=clock) as app:
+            await app.send("ticking", "wait")
+            proxy = app.modules["ticking"]
+            await until(lambda: proxy.unit)
+            await clock.advance(1.0, lambda: asyncio.sleep(0))
+            assert len(proxy.mailbox) == 1
+            proxy.leave("it was removed")
+            await clock.advance(5.0, lambda: asyncio.sleep(0))
+            door.event.set()
+            await idle(app)
+            assert len(app.letters) == 0
+            assert not door.log
+            assert books_balance(app)
+
+    asyncio.run(story())

@@ -114,9 +114,13 @@ class ModuleProxy:
     def leave(self, reason: str) -> None:
         """Handle nothing more: what waits, and what still comes, goes to the dead letters; askers get the reason."""
         self._left = reason
+        self._timers.stop()
         self.handlers = {}
         for message in self.mailbox.drain():
-            self._bury(message, self._leaving())
+            if self._is_tick(message):
+                self.handled += 1  # nobody sent it, so nobody misses it
+            else:
+                self._bury(message, self._leaving())
 
     def _leaving(self) -> Leaving:
         return Leaving(f"{self.name} left service before this was handled: {self._left}")
@@ -314,6 +318,8 @@ class ModuleProxy:
             result = handler.call(*handler.arguments(message))
             if handler.is_async:
                 result = await result
+                if self.unit is not message:
+                    return  # it was cut meanwhile, and is in the dead letters: what it swallowed was its end
         except (
             BaseException
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
@@ -345,9 +351,12 @@ class ModuleProxy:
 
     def _unhandled(self, message: Message) -> BoundHandler:
         """What to do with a message that the version in service has no handler for. Raises UnknownMessage."""
-        if message.type[:1] == TIMER_MARK and message.sender == self.name:
+        if self._is_tick(message):
             return NOTHING  # a tick of a timer that the version before had
         raise self._unknown(message)
+
+    def _is_tick(self, message: Message) -> bool:
+        return message.type[:1] == TIMER_MARK and message.sender == self.name
 
     def _unknown(self, message: Message) -> UnknownMessage:
         version = self.implementation.version if self.implementation else "?"

@@ -190,11 +190,8 @@ class Participant:
             return
         if self.old is not None:
             state, codec = self.old.state, self.new.blueprint.codec
-            by_reference = (
-                not (self._chain or self._retyped)
-                and codec.by_reference
-                and self.old.blueprint.codec.by_reference
-            )
+            same = not (self._chain or self._retyped)
+            by_reference = same and codec.by_reference and self.old.blueprint.codec.by_reference
             self._state = state if by_reference else migrate(state, self._chain, codec)
         elif self._kept is not None:
             state = PLAIN_STATE.decode(self._kept.state)
