@@ -20,7 +20,13 @@ def main(arguments: list[str]) -> int:
         return _run(name, rest)
     except Exception as error:  # Git shows what is on stderr, and a traceback helps no pusher
         from hooks.push import say
+        from repo_store.errors import StoreError
 
+        if isinstance(error, StoreError):
+            say(
+                f"livetag: the repository could not be read: {error} Look at it with `git fsck`, and push again."
+            )
+            return 1
         say(
             f"livetag's {name} hook failed: {type(error).__name__}: {error}. This is a bug; please report it."
         )

@@ -66,11 +66,14 @@ class ObjectReader:
     def read_file(self, commit_id: str, path: str, limit: int = MANIFEST_BYTES_MAX) -> bytes | None:
         """Give the content of a file in that commit; None if it is missing.
 
-        Raises ReleaseInvalid for a symlink.
+        Raises ReleaseInvalid, naming the path, for a symlink and for a file larger than `limit`.
         """
         row = self.entry(commit_id, path)
         if row is None:
             return None
         if row.mode not in REGULAR_FILE:
             raise ReleaseInvalid(f"{path} is not a regular file (mode {row.mode:o}); make it one.")
-        return self.read_object(row.object_id, "blob", limit)
+        try:
+            return self.read_object(row.object_id, "blob", limit)
+        except ReleaseInvalid as error:
+            raise ReleaseInvalid(f"{path}: {error}") from None

@@ -541,6 +541,15 @@ def test_a_terminal_that_knows_only_ascii_still_gets_its_answer(host: Host) -> N
     assert "counter 1.0.0 \\u2192 1.1.0" in done.stdout
 
 
+def test_a_closed_stdout_is_no_bug(host: Host) -> None:
+    host.says("history", [])
+    command = f"{sys.executable} -m livetag history --dir {host.path} >&-"
+    done = subprocess.run(
+        ["sh", "-c", command], check=False, cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_run_refuses_a_broken_livetag_toml_before_it_starts_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -751,6 +751,25 @@ def test_a_missing_interpreter_refuses_the_push_with_a_way_out(site: Site, tmp_p
     assert site.refs() == {}
 
 
+def test_a_repository_that_cannot_be_read_is_not_called_a_bug(tmp_path: Path) -> None:
+    broken = tmp_path / "store.git"
+    broken.mkdir()
+    line = f"{'0' * 40} {'1' * 40} refs/tags/counter/v1.0.0\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "hooks", "pre-receive"],
+        check=False,
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("GIT_")}, "GIT_DIR": str(broken)},
+        cwd=Path(__file__).parents[1],
+        input=line,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "the repository could not be read" in done.stderr
+    assert "bug" not in done.stderr
+
+
 def test_an_old_git_is_told_what_it_lacks(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

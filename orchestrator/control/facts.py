@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -175,7 +176,12 @@ def letter(dead: DeadLetter) -> Facts:
 
 def plain(value: object) -> object:
     """The value as JSON can say it; what is not plain data is shown by its repr, never refused."""
-    return msgspec.to_builtins(value, enc_hook=repr, str_keys=True)
+    found: object = msgspec.to_builtins(value, enc_hook=repr, str_keys=True)
+    try:
+        msgspec.json.encode(found)
+    except UnicodeEncodeError:  # half a character, which no text on a wire can hold
+        return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return found
 
 
 def fields(schema: Mapping[str, Any]) -> str:

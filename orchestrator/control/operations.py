@@ -335,11 +335,13 @@ class Operations:
                 f"{asked.topic!r} is no topic to publish to. Topics are dotted words, e.g. clock.second; "
                 "a * is for those who subscribe."
             )
+        _plain(asked.body)
         return {"subscribers": await self._app.publish(asked.topic, asked.body)}
 
     def _fits(self, asked: _Message) -> None:
         """Refuse at the door what the module in service would refuse: nothing was accepted then."""
         proxy = self._app.names.resolve(asked.name)
+        _plain(asked.body)
         message = self._app.message(asked.type, asked.body, "")
         try:
             proxy.check(message)
@@ -405,6 +407,14 @@ def _expected(operation: Operation) -> Operation:
             raise Refused(str(error)) from error
 
     return run
+
+
+def _plain(body: object) -> None:
+    """Refuse what could not be kept over a stop of the host, before it is accepted. Raises Refused."""
+    try:
+        msgspec.msgpack.encode(body)
+    except (OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise Refused(f"The body is not plain data: {error}. Nothing was sent.") from None
 
 
 def _read(request: dict[str, object], shape: type[A]) -> A:

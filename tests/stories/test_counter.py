@@ -381,3 +381,32 @@ def test_status_offers_an_undo_only_where_there_is_one(deployment: Deployment) -
     assert "undo" not in deployment.livetag("status").stdout
     deployment.deploy(V2, counter=TEN)
     assert "undo: livetag rollback --txn 2" in deployment.livetag("status").stdout
+
+
+def test_what_no_wire_and_no_disk_can_hold_is_refused_or_shown_without_it(deployment: Deployment) -> None:
+    odd = """
+        from livetag import Module, handles
+
+        class Odd(Module):
+            def initial_state(self):
+                return {}
+
+            @handles
+            def text(self) -> str:
+                self.state["text"] = "half a character: \\ud83d"
+                return self.state["text"]
+
+            @handles
+            def take(self, number: int) -> int:
+                return number
+    """
+    deployment.deploy("odd/v1.0.0", odd=odd)
+    assert deployment.ask("odd", "text") == "half a character: ?"
+    assert deployment.livetag("state", "odd", "text").returncode == 0
+    assert deployment.ask("odd", "take", number=2**63) == 2**63
+    for words in (["ask", "odd", "take", f"number:={2**70}"], ["publish", "odd.number", f"n:={2**70}"]):
+        refused = deployment.livetag(*words)
+        assert refused.returncode == 1
+        assert "The body is not plain data" in refused.stderr
+    for never in ("inf", "1e300", "0"):
+        assert deployment.livetag("ask", "odd", "take", "number:=1", "--timeout", never).returncode == 2

@@ -1,9 +1,11 @@
 """The command line: its panels, and the four exit codes (DESIGN §9)."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +55,10 @@ def _global(
 
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing but SystemExit's bearers gets past."""
+    if (
+        sys.stdout is None
+    ):  # started with it closed, as by `>&-`: an answer goes nowhere, but has an exit code
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it is open until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

@@ -62,7 +62,7 @@ def ask(  # noqa: PLR0917 - the arguments of a command, by their order in its he
     kind: MessageType,
     body: Body = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.001, help="Seconds to wait for the reply.")
+        float, typer.Option("--timeout", min=0.001, max=86400.0, help="Seconds to wait for the reply.")
     ] = 5.0,
     named: Dir = None,
     as_json: Json = False,
