@@ -430,3 +430,80 @@ def test_a_module_outside_the_switch_that_a_participant_waits_for_may_ask_one_th
             assert await asyncio.gather(*replies) == ["quick", "got"]
 
     asyncio.run(story())
+
+
+def test_a_participant_that_waits_for_room_at_a_module_that_asks_a_held_one_gets_it() -> None:
+    async def story() -> None:
+        gate = asyncio.Event()
+
+        class A(Plain):
+            @handles
+            async def go(self) -> str:
+                await gate.wait()
+                self.send("x", "take")
+                return await self.ask("y", "get", timeout_s=3.0, returns=str)
+
+        class X(Plain):
+            @handles
+            async def work(self) -> str:
+                await x_gate.wait()
+                return await self.ask("b", "get", timeout_s=3.0, returns=str)
+
+            @handles
+            def take(self) -> None: ...
+
+        class B(Plain):
+            @handles
+            def get(self) -> str:
+                return "got"
+
+        x_gate = asyncio.Event()
+        async with running({"a": A, "b": B, "x": X, "y": B}, limit=1) as app:
+            a, b, x = (app.modules[name] for name in "abx")
+            replies = [asyncio.ensure_future(app.ask("a", "go")), asyncio.ensure_future(app.ask("x", "work"))]
+            await until(lambda: a.unit and x.unit)
+            await app.send("x", "take")  # its mailbox is full now
+            switch = asyncio.ensure_future(
+                Quiesce(app, [a, b], lambda _: "switched", drain_s=2.0, patience_s=0.0).run()
+            )
+            await until(lambda: b.held)
+            x_gate.set()
+            await until(lambda: b.mailbox.queue)
+            gate.set()
+            assert await switch == "switched"
+            assert await asyncio.gather(*replies) == ["got", "got"]
+
+    asyncio.run(story())
+
+
+def test_a_switch_that_timed_out_leaves_nobody_held_or_admitted() -> None:
+    async def story() -> None:
+        gate = asyncio.Event()
+
+        class A(Plain):
+            @handles
+            async def go(self) -> str:
+                return await self.ask("b", "get", timeout_s=3.0, returns=str)
+
+        class B(Plain):
+            @handles
+            async def work(self) -> None:
+                await gate.wait()
+
+            @handles
+            def get(self) -> str:
+                return "got"
+
+        async with running({"a": A, "b": B}) as app:
+            a, b = app.modules["a"], app.modules["b"]
+            await app.send("b", "work")
+            await until(lambda: b.unit)
+            reply = asyncio.ensure_future(app.ask("a", "go"))
+            await until(lambda: b.mailbox.queue)
+            with pytest.raises(QuiesceTimeout):
+                await Quiesce(app, [a, b], lambda _: None, drain_s=0.05, patience_s=0.0).run()
+            assert [(p.held, p.admit) for p in (a, b)] == [(None, 0), (None, 0)]
+            gate.set()
+            assert await reply == "got"
+
+    asyncio.run(story())

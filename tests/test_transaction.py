@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import pytest
 
-from livetag import Module, handles
+from livetag import Module, handles, intake
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.message import Message
@@ -36,7 +36,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import Limits
-from tests.runtime_kit import idle, state_of, until
+from tests.runtime_kit import Plain, idle, state_of, until
 
 
 class State(TypedDict):
@@ -107,6 +107,7 @@ def down(new: NewState) -> dict[str, Any]:
 
 
 GATES: dict[str, asyncio.Event] = {}
+QUEUES: dict[str, asyncio.Queue[int]] = {}
 DIARY: list[str] = []
 
 
@@ -776,5 +777,36 @@ def test_a_state_that_stops_to_fit_after_the_check_is_not_given_to_the_new_versi
         assert (outcome.result, outcome.fault) == ("rolled_back", "release")
         assert "Expected `int`, got `None`" in outcome.reason
         assert scene.versions()["a"] == "1.1.0"
+
+    story(play)
+
+
+class _Reads(Plain):
+    @intake
+    async def item(self) -> dict[str, Any]:
+        return {"n": await QUEUES["items"].get(), "by": self.version}
+
+    @handles("item")
+    def take(self, n: int, by: str) -> None:
+        self.state.setdefault("got", []).append([n, by])
+
+
+class _ReadsOn(_Reads):
+    def take_over(self, resources: dict[str, Any]) -> None:
+        asyncio.get_running_loop().call_soon(QUEUES["items"].put_nowait, 2)
+
+
+def test_what_comes_right_after_the_switch_is_read_by_the_new_version() -> None:
+    """The old version's intakes must not run any more once it has handed over what they read from."""
+
+    async def play(scene: Scene) -> None:
+        QUEUES["items"] = asyncio.Queue()
+        await scene.run(scene.part("a", "1.0.1", None))
+        await scene.run(scene.part("a", "1.1.0", _Reads))
+        QUEUES["items"].put_nowait(1)
+        await until(lambda: "got" in state_of(scene.app, "a"))
+        await scene.run(scene.part("a", "1.2.0", _ReadsOn))
+        await until(lambda: len(state_of(scene.app, "a")["got"]) > 1)
+        assert state_of(scene.app, "a")["got"] == [[1, "1.1.0"], [2, "1.2.0"]]
 
     story(play)

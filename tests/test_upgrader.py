@@ -30,6 +30,8 @@ COUNTER = """
     from livetag import Module, handles
 
     class Counter(Module):
+        state_version = 2
+
         def initial_state(self):
             return {"total": 0}
 
@@ -101,7 +103,8 @@ def test_a_stop_while_the_decision_goes_to_the_disk_keeps_all_state_and_stops_wh
             assert set(book.ledger.table) == {"stays", "comes"}
             assert book.ledger.unfinished is None
             assert book.ledger.images == {"leaves"}
-            assert journal.load_images()["leaves"].state == b"\x81\xa5total\x05"
+            left = journal.load_images()["leaves"]
+            assert (left.state_version, left.state) == (2, b"\x81\xa5total\x05")
             assert {image.name for image in take_image(app, book.ledger.table)} >= {"stays", "comes"}
             assert state_of(app, "comes") == {"total": 3}
             assert leaver is not None
