@@ -1,11 +1,12 @@
-"""The upgrader on a real store and a real journal: what a stop of the host in the middle of a decision leaves."""
+"""The upgrader on a real store and a real journal: what it looks at, what it tries again, and how a stop ends it."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import TrialSection
+from repo_store.release import RefMap
 from tests.runtime_kit import state_of, until
 from tests.stories.deployment import Deployment
 
 COUNTER = """
+    import asyncio
+    from pathlib import Path
+
     from livetag import Module, handles
 
     class Counter(Module):
@@ -39,6 +44,11 @@ COUNTER = """
         def add(self, n: int) -> int:
             self.state["total"] += n
             return self.state["total"]
+
+        @handles
+        async def wait_for(self, file: str) -> None:
+            while not Path(file).exists():
+                await asyncio.sleep(0.01)
 """
 
 
@@ -57,6 +67,52 @@ class _SlowDisk:
         write_lines(connection, lines, head)
 
 
+class _Scene:
+    """An upgrader at work on a deployment's store, without a host around it."""
+
+    def __init__(self, store: Deployment, repository: Repository, journal: Journal) -> None:
+        self.store = store
+        self.app = Application()
+        self.journal = journal
+        self.book = Book(journal)
+        self.repository = repository
+        planner = Planner(self.app, repository, Environment("3.11.0", {}), prereleases=False)
+        self.upgrader = Upgrader(self.app, repository, planner, self.book, TrialSection())
+        self.running = asyncio.ensure_future(self.upgrader.run())
+
+    def release(self, *tags: str, modules: Sequence[str], composed: bool = False, toml: str = "") -> None:
+        """Commit these modules and tag the commit in the store, behind the host's back."""
+        if composed:
+            self.store.work.write("app.toml", "".join(f"[modules.{name}]\n" for name in modules))
+        for name in modules:
+            self.store.write(name, {"__init__.py": COUNTER, "module.toml": toml})
+        self.store.release(*tags)
+        for tag in tags:
+            self.store.git("fetch", "-q", str(self.store.work.path), f"refs/tags/{tag}:refs/tags/{tag}")
+
+    async def look(self, *, push_over: bool = True) -> None:
+        await self.upgrader.passed(self.upgrader.look(push_over=push_over))
+
+
+@asynccontextmanager
+async def upgrading(store: Deployment) -> AsyncIterator[_Scene]:
+    journal = Journal.open(store.place.journal, time.time)
+    limits = TrialSection()
+    repository = Repository(store.place.store, store.place.stage, lambda p, n, m: describe(p, n, m, limits))
+    await repository.open()
+    scene = _Scene(store, repository, journal)
+    try:
+        yield scene
+    finally:
+        scene.running.cancel()
+        await asyncio.wait([scene.running])
+        await scene.upgrader.stop()
+        for proxy in scene.app.modules.values():
+            await proxy.close("the test is over")
+        await repository.close()
+        await asyncio.to_thread(journal.close)
+
+
 def test_a_stop_while_the_decision_goes_to_the_disk_keeps_all_state_and_stops_what_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,57 +121,80 @@ def test_a_stop_while_the_decision_goes_to_the_disk_keeps_all_state_and_stops_wh
     monkeypatch.setattr("orchestrator.upgrade.journal.write_lines", disk.write)
     store = Deployment(tmp_path)
 
-    def release(tag: str, modules: Sequence[str]) -> None:
-        store.work.write("app.toml", "".join(f"[modules.{name}]\n" for name in modules))
-        for name in modules:
-            store.write(name, COUNTER)
-        store.release(tag)
-        store.git("fetch", "-q", str(store.work.path), f"refs/tags/{tag}:refs/tags/{tag}")
-
     async def story() -> None:
-        limits = TrialSection()
-        journal = Journal.open(store.place.journal, time.time)
-        repository = Repository(
-            store.place.store, store.place.stage, lambda p, n, m: describe(p, n, m, limits)
-        )
-        await repository.open()
-        app, book = Application(), Book(journal)
-        planner = Planner(app, repository, Environment("3.11.0", {}), prereleases=False)
-        upgrader = Upgrader(app, repository, planner, book, limits)
-        running = asyncio.ensure_future(upgrader.run())
-        try:
-            release("app/v1.0.0", ["stays", "leaves"])
-            await upgrader.passed(upgrader.look(push_over=True))
+        async with upgrading(store) as scene:
+            app, book = scene.app, scene.book
+            scene.release("app/v1.0.0", modules=["stays", "leaves"], composed=True)
+            await scene.look()
             await app.ask("leaves", "add", {"n": 5})
             leaver = app.modules["leaves"].implementation
 
-            release("app/v1.1.0", ["stays", "comes"])
+            scene.release("app/v1.1.0", modules=["stays", "comes"], composed=True)
             disk.holds = True
-            upgrader.look(push_over=True)
+            scene.upgrader.look(push_over=True)
             await until(disk.reached.is_set, 20.0)
             await app.ask("comes", "add", {"n": 3})
-            running.cancel()
+            scene.running.cancel()
             await asyncio.sleep(0)
             disk.go_on.set()
-            await asyncio.wait([running])
-            await upgrader.stop()
+            await asyncio.wait([scene.running])
+            await scene.upgrader.stop()
 
             assert set(book.ledger.table) == {"stays", "comes"}
             assert book.ledger.unfinished is None
             assert book.ledger.images == {"leaves"}
-            left = journal.load_images()["leaves"]
+            left = scene.journal.load_images()["leaves"]
             assert (left.state_version, left.state) == (2, b"\x81\xa5total\x05")
             assert {image.name for image in take_image(app, book.ledger.table)} >= {"stays", "comes"}
             assert state_of(app, "comes") == {"total": 3}
             assert leaver is not None
             assert leaver.stopped
-        finally:
-            disk.go_on.set()
-            running.cancel()
-            await asyncio.wait([running])
-            for proxy in app.modules.values():
-                await proxy.close("the test is over")
-            await repository.close()
-            await asyncio.to_thread(journal.close)
+
+    try:
+        asyncio.run(story())
+    finally:
+        disk.go_on.set()
+
+
+def test_a_failure_of_the_moment_is_tried_again_and_quarantines_nothing(tmp_path: Path) -> None:
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            await scene.app.send("a", "wait_for", {"file": str(tmp_path / "end")})
+            scene.release("a/v1.1.0", modules=["a"], toml="[limits]\ndrain_s = 0.05\n")
+            await scene.look()
+            assert "no boundary between two units" in scene.book.ledger.transactions[2].reason
+            assert not scene.book.ledger.quarantine
+            (tmp_path / "end").touch()
+            await asyncio.wait_for(scene.upgrader.next_pass(), 10.0)
+            assert scene.book.ledger.table["a"].version == "1.1.0"
+
+    asyncio.run(story())
+
+
+def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
+    """Two tags of one commit, seen while the push has written only the first, are one transaction all the same."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", "b/v1.0.0", modules=["a", "b"])
+            read = scene.repository.refs
+            reads = 0
+
+            async def half_done() -> RefMap:
+                nonlocal reads
+                reads += 1
+                refs = await read()
+                return {name: ref for name, ref in refs.items() if reads > 1 or name == "a/v1.0.0"}
+
+            scene.repository.refs = half_done  # type: ignore[method-assign]
+            await scene.look(push_over=False)
+            assert [
+                {change.name for change in view.changes} for view in scene.book.ledger.transactions.values()
+            ] == [{"a", "b"}]
 
     asyncio.run(story())
