@@ -13,7 +13,42 @@ from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import write_lines
-from orchestrator.upgrade.records import Quarantined
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Quarantined,
+)
+
+
+def test_the_history_of_a_transaction_stays_the_same_when_it_is_put_back(tmp_path: Path) -> None:
+    """The commits of the history are derived from it: another text would give them, and all above, other ids."""
+    one, two = (Entry("a", "a", v, f"a/v{v}", v, v, v) for v in ("1.0.0", "1.1.0"))
+
+    async def story() -> None:
+        journal = Journal.open(tmp_path / "journal.db", time.time)
+        book = Book(journal)
+        try:
+            there: list[Fact] = [Planned(1, (Change("a", one, two),), "tags", "ann"), Prepared(1)]
+            for fact in [*there, Committed(1, 1.0, 0)]:
+                await book.write(fact)
+            before, _ = book.history()
+            back = Planned(2, (Change("a", two, one),), "tags", "ann", reverts=1)
+            for fact in (Confirmed(1, ""), back, Prepared(2), Committed(2, 1.0, 0)):
+                await book.write(fact)
+            after, _ = book.history()
+            assert book.ledger.transactions[1].outcome == "reverted"
+            assert before is not None
+            assert after is not None
+            assert after[:1] == before
+        finally:
+            await asyncio.to_thread(journal.close)
+
+    asyncio.run(story())
 
 
 def test_a_disk_that_does_not_answer_fails_every_wait_and_moves_no_ledger(

@@ -123,6 +123,33 @@ def test_rolling_back_twice_goes_further_back_and_never_forward_again() -> None:
     assert (rollback.txn, [s.commit_id for s in rollback.steps]) == (2, ["c1"])
 
 
+def test_a_module_that_went_back_alone_leaves_the_others_to_go_back_after_it() -> None:
+    alone: list[Fact] = [
+        Planned(3, (Change("rib", RIB_NEW, RIB_OLD),), "tags", "rollback", reverts=2),
+        Prepared(3),
+        Committed(3, 1.0, 0),
+    ]
+    rest: list[Fact] = [
+        Planned(4, (Change("counter", NEW, OLD),), "tags", "rollback", reverts=2),
+        Prepared(4),
+        Committed(4, 1.0, 0),
+    ]
+
+    def after(facts: list[Fact]) -> Ledger:
+        book = BOTH
+        for seq, fact in enumerate(facts, 9):
+            book = book.apply(Record(seq, float(seq), fact, b""))
+        return book
+
+    assert after(alone).transactions[2].outcome == "committed"
+    rollback = plan_rollback(after(alone), TAGS)
+    assert (rollback.txn, [s.package for s in rollback.steps]) == (2, ["counter"])
+    assert rollback.quarantine == (("counter", "c2"),)
+    assert after([*alone, *rest]).transactions[2].outcome == "reverted"
+    with pytest.raises(RollbackRefused, match="added by transaction 1"):
+        plan_rollback(after([*alone, *rest]), TAGS)
+
+
 def test_a_commit_in_quarantine_that_a_rollback_names_gets_its_chance() -> None:
     facts = [*FACTS, Quarantined("counter", "c2", "counter/v1.3.0", "it was slow")]
     book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
@@ -139,7 +166,7 @@ REFUSED: dict[str, tuple[Ledger, dict[str, Any], str]] = {
         {"txn": 2, "module": "x"},
         "Transaction 2 did not touch x",
     ),
-    "there is no version before it": (BOTH, {"txn": 1}, "was added by that transaction"),
+    "there is no version before it": (BOTH, {"txn": 1}, "was added by transaction 1"),
     "there is no such version": (BOTH, {"module": "rib", "only": True, "to": "7.0.0"}, "no tag rib/v7.0.0"),
     "it serves already": (
         BOTH,

@@ -92,6 +92,7 @@ class _BookTicket:
 
 
 def _entry(view: TransactionView) -> DeploymentEntry:
+    """The transaction as it ended. That it was put back later has an entry of its own: this one's id must not change."""
     modules = tuple(
         ModuleChange(
             change.name,
@@ -105,7 +106,7 @@ def _entry(view: TransactionView) -> DeploymentEntry:
         view.ended_seq or 0,
         view.ended_at or view.at,
         modules,
-        view.outcome or "",
+        "committed" if view.outcome == "reverted" else view.outcome or "",
         view.reason,
         view.pause_us,
         view.held_messages,

@@ -201,8 +201,17 @@ class _Draft:
         )
         self._put(self.table, view.changes)
         self._take_over_probations(view)
-        if view.reverts in self.transactions:
-            self.transactions[view.reverts] = replace(self.transactions[view.reverts], outcome="reverted")
+        self._revert(view.reverts)
+
+    def _revert(self, txn: int | None) -> None:
+        """Mark the transaction as put back, once the last of its modules is: `--only` puts back one of them."""
+        view = self.transactions.get(txn) if txn is not None else None
+        if view is None:
+            return
+        ways_back = [t for t in self.transactions.values() if t.reverts == txn and t.outcome == "committed"]
+        back = {change.name for way in ways_back for change in way.changes}
+        if all(change.name in back or change.name not in self.table for change in view.changes):
+            self.transactions[view.id] = replace(view, outcome="reverted")
 
     @_take.register
     def _rolled_back(self, fact: facts.RolledBack, record: Record) -> None:

@@ -57,17 +57,26 @@ def plan_rollback(
     if to is not None and len({c.after.package for c in changes if c.after is not None}) != 1:
         raise RollbackRefused("--to names the version of one package; name the module and add --only.")
     steps: dict[str, Step] = {}
+    there: list[Entry] = []
+    leaving: set[Key] = set()
     for change in changes:
         live = ledger.table.get(change.name)
         if live is None:
             continue
-        step = _step(change, live, refs, to)
+        step = _step(view.id, change, live, refs, to)
+        if step.commit_id == live.commit_id:
+            there.append(live)
+            continue
+        leaving.add((live.package, live.commit_id))
         if step.package in steps:
             step = _joined(steps[step.package], step)
         steps[step.package] = step
+    if there and not steps:
+        raise RollbackRefused(
+            f"{there[0].package} {there[0].version} is in service from that commit already; nothing to do."
+        )
     if not steps:
         raise RollbackRefused(f"Transaction {view.id} left nothing in service that could go back.")
-    leaving = {(e.package, e.commit_id) for c in changes if (e := ledger.table.get(c.name)) is not None}
     targets = {(s.package, s.commit_id) for s in steps.values()}
     lifted = sorted(targets & set(ledger.quarantine))
     return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted))
@@ -93,21 +102,17 @@ def _transaction(ledger: Ledger, module: str | None, txn: int | None) -> Transac
     raise RollbackRefused(f"{what} went live yet, so there is nothing to roll back.")
 
 
-def _step(change: Change, live: Entry, refs: RefMap, to: str | None) -> Step:
+def _step(txn: int, change: Change, live: Entry, refs: RefMap, to: str | None) -> Step:
     if to is not None:
         commit_id, version, state = *_version_commit(live.package, to, refs), None
     else:
         before = change.before
         if before is None:
             raise RollbackRefused(
-                f"{change.name} was added by that transaction; there is no version before it. "
+                f"{change.name} was added by transaction {txn}; there is no version before it. "
                 f"Name one with --to, or take the module out of app.toml."
             )
         commit_id, version, state = before.commit_id, before.version, before.state_version
-    if commit_id == live.commit_id:
-        raise RollbackRefused(
-            f"{live.package} {live.version} is in service from that commit already; nothing to do."
-        )
     return Step(
         (change.name,),
         live.package,
