@@ -16,7 +16,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
-from orchestrator.runtime.errors import ModuleError, Overrun
+from orchestrator.runtime.errors import ModuleError, Overrun, StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
@@ -116,7 +116,14 @@ class Participant:
             after, live = self.change.after, self.old.blueprint.state_version
             if after is not None and live > after.state_version:
                 return None  # the steps down are in the version that leaves; the trial has only the one that comes
-            return live, PLAIN_STATE.encode(self.old.state)
+            try:
+                return live, PLAIN_STATE.encode(self.old.state)
+            except StateInvalid as error:
+                before = self.change.before
+                raise StateInvalid(
+                    f"the state of {self.name} {before.version if before is not None else ''} in service cannot be copied "
+                    f"for the trial, which is not the new version's fault. {error}"
+                ) from error
         return None if self._kept is None else (self._kept.state_version, self._kept.state)
 
     async def prepare(self) -> None:

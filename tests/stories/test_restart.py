@@ -130,6 +130,11 @@ def test_a_state_that_cannot_be_saved_is_said_and_takes_no_message_with_it(tmp_p
         deployment.send("slow", "note", number=0)
         wait_until(lambda: deployment.ask("slow", "seen") == [2**70], "the state is too large")
 
+        deployment.write("slow", too_large.replace("2**70", "2**71"))
+        deployment.release("slow/v1.1.0")
+        pushed = deployment.push("slow/v1.1.0")
+        assert "the state of slow 1.0.0 in service cannot be copied for the trial" in pushed.stderr
+
         refused = deployment.livetag("restart")
         assert refused.returncode == 1
         assert "A restart would lose state that cannot be saved. slow: The state is not" in refused.stderr
