@@ -189,7 +189,7 @@ def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
                 nonlocal reads
                 reads += 1
                 refs = await read()
-                return {name: ref for name, ref in refs.items() if reads > 1 or name == "a/v1.0.0"}
+                return dict(list(refs.items())[: reads - 1])
 
             scene.repository.refs = half_done  # type: ignore[method-assign]
             await scene.look(push_over=False)
