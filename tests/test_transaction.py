@@ -7,6 +7,7 @@ import gc
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -808,5 +809,38 @@ def test_what_comes_right_after_the_switch_is_read_by_the_new_version() -> None:
         await scene.run(scene.part("a", "1.2.0", _ReadsOn))
         await until(lambda: len(state_of(scene.app, "a")["got"]) > 1)
         assert state_of(scene.app, "a")["got"] == [[1, "1.1.0"], [2, "1.2.0"]]
+
+    story(play)
+
+
+class _Clings(Plain):
+    @intake
+    async def item(self) -> None:
+        while not GATES["end"].is_set():
+            with suppress(asyncio.CancelledError):
+                await GATES["end"].wait()
+
+
+def test_nobody_waits_for_a_module_that_is_slow_to_leave() -> None:
+    """Neither the decision on its way to the disk nor the modules that came with it."""
+
+    async def play(scene: Scene) -> None:
+        GATES["end"] = asyncio.Event()
+        await scene.run(scene.part("a", "1.0.1", None))
+        await scene.run(scene.part("a", "1.1.0", _Clings))
+        await asyncio.sleep(0)
+        DIARY.clear()
+        running = asyncio.ensure_future(
+            scene.run(scene.part("a", "1.1.0", None), scene.part("c", "1.0.0", Counter))
+        )
+        await until(lambda: "c" in scene.app.modules)
+        await scene.app.send("c", "add", {"n": 1})
+        try:
+            await until(lambda: state_of(scene.app, "c") == {"total": 1}, 0.5)
+            assert "writer woken" in DIARY
+            assert not running.done()
+        finally:
+            GATES["end"].set()
+        assert (await running).result == "committed"
 
     story(play)

@@ -234,9 +234,9 @@ class UpgradeTransaction:
         fact = self._committed.record.fact
         assert isinstance(fact, Committed)  # noqa: S101  # the switch appended it
         pause = Pause(fact.pause_us, fact.held_messages)  # what is told is what the journal says
-        for participant in self._participants:
-            await participant.start()
         self._log.wake()
+        for participant in sorted(self._participants, key=lambda p: p.new is None):
+            await participant.start()  # what leaves may take its time to end; nobody waits for that
         try:
             await self._committed.wait()
         except JournalFailed as error:
