@@ -94,7 +94,7 @@ class History:
         for entry in new:
             tip = self._commit(entry, tip)
         changes = [] if tip == old else [RefChange(BRANCH, tip, old)]
-        self._store.update_refs([*changes, *self._live_changes(live)], "deployments")
+        self._store.update_refs([*changes, *self._live_changes(live)], "deployments", reflog=True)
 
     def _live_changes(self, live: Mapping[str, str]) -> list[RefChange]:
         now = list_refs(self._store.door, LIVE)

@@ -31,8 +31,8 @@ def list_refs(door: GitDoor, *prefixes: str) -> dict[str, str]:
     return {name: object_id for object_id, name in rows}
 
 
-def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str) -> None:
-    """Make all changes or none.
+def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, reflog: bool = False) -> None:
+    """Make all changes or none; `reflog` has Git keep where the refs were (not for tags: `git gc` errs on those).
 
     Raises RefChanged if a ref is not what its change expects, and nothing happened.
     """
@@ -42,6 +42,7 @@ def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str) -> Non
         door.run(
             "update-ref",
             "--no-deref",
+            *(["--create-reflog"] if reflog else []),
             "-m",
             f"livetag: {reason}",
             "--stdin",

@@ -24,7 +24,6 @@ from repo_store.release import APP, RefMap, Release, Tag, TagRef, is_package_nam
 from repo_store.tree import TREE, TreeEntry, object_id, tree_object
 
 _CONFIG = {
-    "core.logAllRefUpdates": "always",  # tags too, so that a moved one can be found again
     "core.fsync": "committed",
     "receive.fsckObjects": "true",
     "receive.procReceiveRefs": "refs/tags",
@@ -114,12 +113,14 @@ class RepoStore(ObjectReader):
         names = (ref.removeprefix("refs/tags/") for ref in list_refs(self._door, "refs/tags/"))
         return [name for name in names if parse_tag(name) is None]
 
-    def update_refs(self, changes: Sequence[RefChange], reason: str = "update") -> None:
+    def update_refs(
+        self, changes: Sequence[RefChange], reason: str = "update", *, reflog: bool = False
+    ) -> None:
         """Change refs in one compare-and-swap transaction.
 
         Raises RefChanged if one is not what is expected.
         """
-        update_refs(self._door, changes, reason)
+        update_refs(self._door, changes, reason, reflog=reflog)
 
     def annotate(self, tag: Tag, commit_id: str, message: str, who: str, at: float | None = None) -> str:
         """Write an annotated tag object and give its id; no ref points at it yet.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -265,3 +266,18 @@ def test_a_kept_commit_survives_the_harshest_gc(store: RepoStore, work: GitRepo)
     assert store.read_file(kept, "modules/counter/__init__.py")
     store.unkeep([kept, lost])
     assert store.kept() == set()
+
+
+def test_gc_has_nothing_to_complain_about_after_annotated_tags_were_pushed(
+    store: RepoStore, work: GitRepo
+) -> None:
+    work.module()
+    work.commit()
+    work.tag("counter/v1.0.0", annotate="one")
+    work.push("main", "counter/v1.0.0")
+
+    done = subprocess.run(
+        ["git", f"--git-dir={store.path}", "gc", "--quiet"], capture_output=True, text=True, check=True
+    )
+
+    assert done.stderr == ""
