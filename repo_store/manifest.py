@@ -113,9 +113,8 @@ class ControlSection(msgspec.Struct, frozen=True):
 class TrialSection(msgspec.Struct, frozen=True):
     """Limits of the child process that describes and tries a release."""
 
-    memory_mb: Annotated[int, Meta(ge=64, le=1_048_576)] = (
-        4096  # address space, of which numpy alone takes a gigabyte
-    )
+    # Address space, of which numpy alone takes a gigabyte.
+    memory_mb: Annotated[int, Meta(ge=64, le=1_048_576)] = 4096
     time_s: Seconds = 20.0
 
 

@@ -70,10 +70,7 @@ async def idle(app: Application) -> None:
     """Let all modules finish what they have."""
     await until(
         lambda: (
-            not any(
-                p.unit is not None or len(p.mailbox) or not p.outbox.empty
-                for p in app.modules.values()
-            )
+            not any(p.unit is not None or len(p.mailbox) or not p.outbox.empty for p in app.modules.values())
         )
     )
 

@@ -153,9 +153,7 @@ def test_a_livetag_toml_sets_the_host_and_refuses_what_it_does_not_know() -> Non
         b"[host]\nprereleases = true\n[policy]\nmode = 'default'\n[trial]\nmemory_mb = 256\n", "livetag.toml"
     )
     assert (config.host.prereleases, config.policy.mode, config.trial.memory_mb) == (True, "default", 256)
-    with pytest.raises(
-        ManifestInvalid, match=r'policy\.mode = \'lax\' is not allowed; allowed: "default"'
-    ):
+    with pytest.raises(ManifestInvalid, match=r'policy\.mode = \'lax\' is not allowed; allowed: "default"'):
         parse_host(b"[policy]\nmode = 'lax'", "livetag.toml")
     with pytest.raises(ManifestInvalid, match="host = 3 is not allowed; allowed: a table"):
         parse_host(b"host = 3", "livetag.toml")

@@ -74,7 +74,9 @@ async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> 
         raise TimeoutError(f"not done in {seconds:g} s")
     finally:
         over.cancel()
-        task.add_done_callback(look_away)  # done already, if the caller was cancelled in the turn in which it ended
+        task.add_done_callback(
+            look_away
+        )  # done already, if the caller was cancelled in the turn in which it ended
         task.cancel()
 
 
