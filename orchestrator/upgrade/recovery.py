@@ -29,7 +29,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import incoming_release
-from orchestrator.upgrade.transaction import next_wiring
+from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -16,8 +16,6 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application, Wiring
 from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout, error_text
-from orchestrator.runtime.events import Subscription
-from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
 from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
@@ -41,6 +39,7 @@ from orchestrator.upgrade.records import (
     Record,
     RolledBack,
 )
+from orchestrator.upgrade.wiring import next_wiring
 
 T = TypeVar("T")
 
@@ -292,42 +291,3 @@ def _fault_of(error: Exception) -> Fault:
         return error.fault
     moment = (QuiesceTimeout, PauseExceeded, JournalFailed)
     return "moment" if isinstance(error, moment) else "release"
-
-
-def next_wiring(app: Application, participants: Sequence[Participant]) -> Wiring:
-    """Modules, names and subscriptions as they are after the switch.
-
-    Raises VoteRefused if two modules want one name.
-    """
-    modules: dict[str, ModuleProxy] = dict(app.modules)
-    also: dict[str, tuple[str, ...]] = {name: proxy.also for name, proxy in modules.items()}
-    patterns: dict[str, Sequence[str]] = {
-        name: proxy.implementation.blueprint.subscriptions
-        for name, proxy in modules.items()
-        if proxy.implementation is not None
-    }
-    for participant in participants:
-        name, after = participant.name, participant.change.after
-        for table in (modules, also, patterns):
-            table.pop(name, None)
-        if after is not None and participant.new is not None:
-            modules[name] = participant.proxy
-            also[name] = after.also
-            patterns[name] = participant.new.blueprint.subscriptions
-    names = _names(modules, also)
-    subscriptions = [
-        Subscription(pattern, modules[name]) for name in modules for pattern in patterns.get(name, ())
-    ]
-    return Wiring(modules, names, subscriptions, also)
-
-
-def _names(modules: Mapping[str, ModuleProxy], also: Mapping[str, tuple[str, ...]]) -> dict[str, ModuleProxy]:
-    names = dict(modules)
-    for module, more in also.items():
-        for name in more:
-            if name in names:
-                raise VoteRefused(
-                    f"the name {name!r} would stand for {names[name].name} and for {module}; give it to one in app.toml"
-                )
-            names[name] = modules[module]
-    return names
