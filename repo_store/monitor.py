@@ -46,13 +46,23 @@ class TagMonitor:
     once two reads `debounce_s` apart agree, or `wake` said that the push is over. Every `reconcile_s`
     seconds it reads without being asked. If `on_change` raises, the change is told again at the next
     reconcile.
+
+    `on_look()` is called after each look, whether or not it found anything to tell. It is for a listener that
+    reads the tags by itself, later: a tag that moved away and back between two looks of the monitor is no
+    change to the monitor, while that listener may have acted on what was there in between.
     """
 
     def __init__(
-        self, path: Path, on_change: OnChange, debounce_s: float = 0.03, reconcile_s: float = 3.0
+        self,
+        path: Path,
+        on_change: OnChange,
+        debounce_s: float = 0.03,
+        reconcile_s: float = 3.0,
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = Path(path).absolute()
         self._on_change = on_change
+        self._on_look = on_look
         self._debounce_s = debounce_s
         self._reconcile_s = reconcile_s
         self._condition = threading.Condition()
@@ -120,6 +130,8 @@ class TagMonitor:
             if now is not None and now != self._told:
                 self._on_change(self._told or {}, now)
                 self._told = now
+            if not self._stopping:
+                self._on_look()
         except StoreError as error:
             logger.warning("the tags of {} could not be read: {}; looking again soon", self._path, error)
         except Exception:  # noqa: BLE001  # whatever the listener does, the tags are watched on

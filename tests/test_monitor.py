@@ -286,3 +286,24 @@ def test_a_stopped_monitor_leaves_no_thread_no_process_and_no_descriptor(
         with Watch(store.path) as watch:
             watch.sees({"counter/v1.0.0"})
     assert held() == before
+
+
+def test_a_tag_that_moved_away_and_back_is_no_change_but_a_reason_to_look(
+    store: RepoStore, work: GitRepo
+) -> None:
+    first = work.release("counter/v1.0.0")
+    work.push()
+    second = work.commit()
+    work.push("main")
+    looks: list[int] = []
+    watch = Watch(store.path)
+    watch.monitor = TagMonitor(
+        store.path, watch._take, 0.2, 60.0, on_look=lambda: looks.append(len(watch.told))
+    )
+    with watch:
+        poll(lambda: len(looks) == 1)
+        ref = "refs/tags/counter/v1.0.0"
+        store.update_refs([RefChange(ref, second, first)])
+        store.update_refs([RefChange(ref, first, second)])  # well within the debounce
+        poll(lambda: len(looks) >= 2)
+        assert watch.now() == {"counter/v1.0.0": first}

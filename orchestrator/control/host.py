@@ -119,14 +119,15 @@ class _Host:
             await repository.close()
 
     def _watch(self, upgrader: Upgrader) -> TagMonitor:
-        """Look whenever the refs change. The monitor calls from a thread of its own."""
+        """Look whenever the tags may have moved. The monitor calls from a thread of its own."""
         loop = asyncio.get_running_loop()
 
-        def changed(_before: object, _after: object) -> None:
+        def look() -> None:
             with suppress(RuntimeError):  # the loop was closed: the host has stopped
                 loop.call_soon_threadsafe(upgrader.look)
 
-        monitor = TagMonitor(self._deployment.store, changed)
+        # The upgrader reads the tags itself, so it is asked to look though they are as the monitor last told them.
+        monitor = TagMonitor(self._deployment.store, lambda _before, _after: None, on_look=look)
         monitor.start()
         return monitor
 
