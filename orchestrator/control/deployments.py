@@ -1,0 +1,204 @@
+"""Deployments over the control socket: push, deploy, plan, retry, rollback, and what became of each tag (DESIGN §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from orchestrator.control import facts
+from orchestrator.control.requests import read
+from orchestrator.control.server import Emit
+from orchestrator.control.wire import Refused
+from orchestrator.upgrade import words
+from orchestrator.upgrade.plan import Key
+from orchestrator.upgrade.planner import Outlook
+from orchestrator.upgrade.progress import Event
+from orchestrator.upgrade.records import Lifted, Quarantined
+from orchestrator.upgrade.rollback import plan_rollback, shown
+from orchestrator.upgrade.upgrader import Cause, Upgrader
+from orchestrator.upgrade.verdict import Verdict, View, verdict
+from repo_store.release import parse_tag
+
+
+class _Tag(msgspec.Struct):
+    tag: str
+    wait: bool = True
+
+
+class _OptionalTag(msgspec.Struct):
+    tag: str | None = None
+
+
+class _RefChange(msgspec.Struct):
+    ref: str
+    old: str | None = None
+    new: str | None = None
+
+
+class _Push(msgspec.Struct):
+    changes: list[_RefChange]
+    options: list[str] = []
+    who: str = ""
+
+
+class _Rollback(msgspec.Struct):
+    module: str | None = None
+    txn: int | None = None
+    only: bool = False
+    to: str | None = None
+    reason: str | None = None
+    dry_run: bool = False
+
+
+class Deployments:
+    """Asks the upgrader to look, and says what came of it."""
+
+    def __init__(self, upgrader: Upgrader, *, prereleases: bool) -> None:
+        self._upgrader = upgrader
+        self._prereleases = prereleases
+
+    async def plan(self, request: dict[str, object], _emit: Emit) -> object:
+        asked = read(request, _OptionalTag)
+        upgrader = self._upgrader
+        refs = await upgrader.repository.refs()
+        if asked.tag is not None:
+            self._known_tag(asked.tag, refs)
+        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
+        return facts.plan(
+            outlook.plan, asked.tag, self._verdict(asked.tag) if asked.tag is not None else None
+        )
+
+    async def wake(self, _request: dict[str, object], _emit: Emit) -> object:
+        self._upgrader.look(push_over=True)
+        return None
+
+    async def deploy(self, request: dict[str, object], emit: Emit) -> object:
+        asked = read(request, _Tag)
+        self._known_tag(asked.tag, await self._upgrader.repository.refs())
+        return await self._outcomes([asked.tag], emit, wait=asked.wait)
+
+    async def push(self, request: dict[str, object], emit: Emit) -> object:
+        asked = read(request, _Push)
+        tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
+        if "plan" in asked.options:
+            return await self._planned({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
+        if asked.who:
+            self._upgrader.told(tags, Cause(asked.who))
+        return await self._outcomes(tags, emit, wait="no-wait" not in asked.options)
+
+    async def _planned(self, changes: Mapping[str, str | None]) -> object:
+        """What a push of these tags would do (`-o plan`). Nothing is moved."""
+        upgrader = self._upgrader
+        refs = await upgrader.repository.refs_after(changes)
+        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
+        rows = []
+        for tag in changes:
+            would = words.would_do(tag, outlook.plan) or verdict(tag, self._view(outlook)).text
+            rows.append({"tag": tag, "verdict": "plan", "text": would})
+        return {"tags": rows}
+
+    async def _outcomes(self, tags: Sequence[str], emit: Emit, *, wait: bool) -> object:
+        """Look again, pass on what happens, and say what became of each tag once it is decided."""
+
+        def listen(event: Event) -> None:
+            mine = [tag for tag in event.tags if tag in tags]
+            if mine:
+                emit({"tag": " ".join(mine), "phase": event.phase, "text": event.text})
+
+        with self._upgrader.progress.listening(listen):
+            number = self._upgrader.look(push_over=True)
+            if wait:
+                await self._upgrader.passed(number)
+                while self._upgrader.will_look_again and any(
+                    v.word == "under way" for v in self._verdicts(tags)
+                ):
+                    await self._upgrader.next_pass()
+        if not wait:
+            text = "not waited for; see livetag history"
+            return {"tags": [{"tag": t, "verdict": "under way", "text": text} for t in tags]}
+        return {"tags": [{"tag": v.tag, "verdict": v.word, "text": v.text} for v in self._verdicts(tags)]}
+
+    def _verdicts(self, tags: Sequence[str]) -> list[Verdict]:
+        return [self._verdict(tag) for tag in tags]
+
+    def _verdict(self, tag: str) -> Verdict:
+        return verdict(tag, self._view(self._upgrader.outlook))
+
+    def _view(self, outlook: Outlook) -> View:
+        upgrader = self._upgrader
+        return View(
+            outlook.refs,
+            outlook.tags,
+            upgrader.book.ledger,
+            outlook.plan,
+            upgrader.retries.all_pending(),
+            self._prereleases,
+            upgrader.trouble,
+        )
+
+    @staticmethod
+    def _known_tag(tag: str, refs: Mapping[str, object]) -> None:
+        if parse_tag(tag) is None:
+            raise Refused(f"{tag!r} is not a release tag; they are <package>/v<X.Y.Z>, e.g. counter/v1.2.0.")
+        if tag not in refs:
+            raise Refused(f"The repository has no tag {tag}. Push it first: git push live {tag}.")
+
+    async def retry(self, request: dict[str, object], emit: Emit) -> object:
+        asked = read(request, _Tag)
+        refs = await self._upgrader.repository.refs()
+        taken_back = self._taken_back(asked.tag) if asked.tag not in refs else None
+        if taken_back is not None:
+            await self._upgrader.lift(self._quarantined_with(taken_back), "livetag retry", "asked for")
+            text = f"commit {taken_back[1][:12]} is out of quarantine. Push its tag again: git push live {asked.tag}"
+            return {"tags": [{"tag": asked.tag, "verdict": "lifted", "text": text}]}
+        self._known_tag(asked.tag, refs)
+        ref = refs[asked.tag]
+        keys = self._quarantined_with((ref.tag.package, ref.commit_id or ""))
+        if not keys:
+            raise Refused(
+                f"{asked.tag} is not in quarantine; nothing was changed. livetag plan {asked.tag} says what it is."
+            )
+        await self._upgrader.lift(keys, "livetag retry", "asked for")
+        return await self._outcomes([asked.tag], emit, wait=asked.wait)
+
+    def _taken_back(self, tag: str) -> Key | None:
+        """What was last quarantined under a tag that is not there: the push that brought it took it back."""
+        found = [q for q in self._upgrader.book.ledger.quarantine.values() if q.tag == tag]
+        last = max(found, key=lambda q: q.seq, default=None)
+        return None if last is None else (last.package, last.commit_id)
+
+    def _quarantined_with(self, key: Key) -> list[Key]:
+        """All packages that were quarantined at this commit: they failed together."""
+        quarantine = self._upgrader.book.ledger.quarantine
+        return [k for k in quarantine if k[1] == key[1]] if key in quarantine else []
+
+    async def rollback(self, request: dict[str, object], emit: Emit) -> object:
+        asked = read(request, _Rollback)
+        upgrader = self._upgrader
+        refs = await upgrader.repository.refs()
+        rollback = plan_rollback(
+            upgrader.book.ledger, refs, module=asked.module, txn=asked.txn, only=asked.only, to=asked.to
+        )
+        if asked.dry_run:
+            return shown(rollback)
+        if not asked.reason:
+            raise Refused(
+                "A rollback needs a reason; the next reader of the history has only that. Add --reason TEXT."
+            )
+        tags = {step.tag: step.commit_id for step in rollback.steps}
+        names = [tag.name for tag in tags]
+        upgrader.deploy_together(names)
+        upgrader.told(names, Cause("livetag rollback", asked.reason, rollback.txn))
+        message = f"Roll back transaction {rollback.txn}: {asked.reason}"
+        for package, commit_id in rollback.lifted:
+            upgrader.book.append(Lifted(package, commit_id, "livetag rollback", asked.reason))
+        await upgrader.book.flush()
+        # Read before the tags are there: they may be acted on at once, and what is left is then in the table no more.
+        leaving = {(e.package, e.commit_id): e.tag for e in upgrader.book.ledger.table.values()}
+        await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
+        for key in rollback.quarantine:
+            why = f"rolled back by hand: {asked.reason}"
+            upgrader.book.append(Quarantined(*key, leaving.get(key, ""), why))
+        await upgrader.book.flush()
+        return await self._outcomes(names, emit, wait=True)
