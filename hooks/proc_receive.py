@@ -163,7 +163,10 @@ def _unknown(error: ControlError, waited_s: float, *, planning: bool) -> Verdict
         )
     if isinstance(error, HostRefused):
         return Verdict("stored", f"the host could not answer: {error}. The tag stays; see `livetag status`")
-    return Verdict("stored", f"the outcome is not known: {error}. The tag stays; see `livetag history`")
+    return Verdict(
+        "stored",
+        f"the outcome is not known: {error}. The tag stays, and a host that runs acts on it (`livetag run`)",
+    )
 
 
 def _show_event(event: Mapping[str, object]) -> None:
