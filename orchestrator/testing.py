@@ -118,7 +118,6 @@ class ModuleUnderTest:
         self._clock = clock
         self._log = log
         self._versions: list[type[Module[Any]]] = []
-        self._transactions: list[UpgradeTransaction] = []
         self.name = name
         self.answers: dict[tuple[str, str], object] = {}
         self.sent: list[Sent] = []
