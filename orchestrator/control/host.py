@@ -31,7 +31,7 @@ from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.plan import Environment
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved
-from orchestrator.upgrade.recovery import bring_back, close_the_past
+from orchestrator.upgrade.recovery import bring_back, close_the_past, needed_trees
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
@@ -91,6 +91,7 @@ class _Host:
             self._deployment.store, self._deployment.stage, _describer(self._config.trial)
         )
         await repository.open()
+        await repository.sweep(needed_trees(book.ledger))  # also what a kill left half staged
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         recovered = await bring_back(app, book, repository, images, self._config.trial)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from loguru import logger
 
 from orchestrator.runtime.description import Description
 from orchestrator.upgrade.plan import Candidate, Problem, Wish
@@ -120,7 +121,10 @@ class Repository:
 
     async def sweep(self, keep: Collection[str]) -> None:
         """Remove leftovers and trees that no release needs any more from the stage."""
-        await self._run(lambda: self._stage.sweep(keep))
+        try:
+            await self._run(lambda: self._stage.sweep(keep))
+        except (StoreError, OSError) as error:
+            logger.warning("the stage could not be swept: {}; it is tried at the next start", error)
 
 
 def _in_service(live: Entry, wish: Wish, release: Release) -> bool:

@@ -150,6 +150,21 @@ def test_a_state_that_cannot_be_saved_is_said_and_takes_no_message_with_it(tmp_p
         assert "slow could not be kept: The state is not plain data" in letters[1]["reason"]
 
 
+def test_a_start_sweeps_what_is_staged_and_no_longer_needed_and_nothing_else(deployment: Deployment) -> None:
+    deployment.deploy(V1, counter=counter(1))
+    deployment.deploy("counter/v1.1.0", counter=counter(10))
+    stage = deployment.place.stage
+    served = {path.name for path in stage.iterdir()}
+    deployment.kill()
+    (stage / ("0" * 40)).mkdir()
+    (stage / ("0" * 40) / "left.py").write_text("")
+
+    deployment.start()
+
+    assert {path.name for path in stage.iterdir()} == served  # the version before serves a way back
+    assert deployment.version() == "1.1.0"
+
+
 def test_restart_keeps_state_and_process_supervision(deployment: Deployment) -> None:
     deployment.deploy(V1, counter=counter(1))
     pid = deployment.call("ping")["pid"]
