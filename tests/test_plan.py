@@ -9,18 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.runtime.description import Description
-from orchestrator.upgrade.plan import (
-    Candidate,
-    Environment,
-    Live,
-    Plan,
-    Problem,
-    Wish,
-    desired,
-    joined,
-    make_plan,
-    wishes,
-)
+from orchestrator.upgrade.candidate import Candidate, Problem
+from orchestrator.upgrade.checks import Environment, Live
+from orchestrator.upgrade.desired import Wish, desired, wishes
+from orchestrator.upgrade.plan import Plan, joined, make_plan
 from orchestrator.upgrade.records import Entry
 from repo_store.manifest import AppManifest, ModuleManifest, ModuleSpec, Requires
 from repo_store.release import RefMap, Release, Tag, TagRef, Version, parse_tag

@@ -14,10 +14,10 @@ import pytest
 
 from orchestrator.runtime.application import Application
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.image import take_image
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import Line, write_lines
-from orchestrator.upgrade.plan import Environment
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Committed
 from orchestrator.upgrade.repository import Repository

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.upgrade.desired import desired
 from orchestrator.upgrade.ledger import Ledger, fold
-from orchestrator.upgrade.plan import Plan, desired
+from orchestrator.upgrade.plan import Plan
 from orchestrator.upgrade.records import (
     Change,
     Committed,

@@ -11,7 +11,7 @@ from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.wire import Refused
 from orchestrator.upgrade import words
-from orchestrator.upgrade.plan import Key
+from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.planner import Outlook
 from orchestrator.upgrade.progress import Event
 from orchestrator.upgrade.records import Lifted, Quarantined

@@ -25,10 +25,10 @@ from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
-from orchestrator.upgrade.plan import Environment
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved
 from orchestrator.upgrade.recovery import bring_back, close_the_past, needed_trees

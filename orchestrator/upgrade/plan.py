@@ -1,105 +1,18 @@
-"""What should be in service, and the steps that lead there: pure, no clock, no disk, no Git (DESIGN §4, §7.1).
-
-Desired state is a function of refs, quarantine and composition, never of the order of arrival.
-"""
+"""The steps that lead from what is in service to what should be: pure, no clock, no disk, no Git (DESIGN §4, §7.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
-from orchestrator.runtime.description import Description
-from orchestrator.runtime.errors import MigrationMissing
-from orchestrator.runtime.state import find_chain
+from orchestrator.upgrade.candidate import Candidate, Problem
+from orchestrator.upgrade.checks import Check, Environment, Live, release_checks
+from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.manifest import AppManifest, ModuleManifest
-from repo_store.release import APP, RefMap, Release, TagRef, Version
-
-Key = tuple[str, str]  # (package, commit id), as in the quarantine
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """One module that should be in service: its name, its package, and the tag that says which commit."""
-
-    name: str
-    package: str
-    ref: TagRef
-    config: Mapping[str, object] = field(default_factory=dict)
-    also: tuple[str, ...] = ()
-
-    @property
-    def commit_id(self) -> str:
-        return self.ref.commit_id or ""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a release cannot be used, and whose fault that is."""
-
-    reason: str
-    fault: Fault
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A wish with what its release turned out to be; `problem` if it could not be staged."""
-
-    wish: Wish
-    release: Release | None = None
-    manifest: ModuleManifest = ModuleManifest()  # noqa: RUF009  # a frozen value
-    description: Description | None = None
-    folder: Path | None = None  # where it is staged
-    problem: Problem | None = None
-
-    def entry(self) -> Entry:
-        """The row of the release table that it would be."""
-        wish, release = self.wish, self.release
-        return Entry(
-            name=wish.name,
-            package=wish.package,
-            version=release.version if release is not None else str(wish.ref.tag.version),
-            tag=wish.ref.tag.name,
-            commit_id=wish.commit_id,
-            tree_id=release.tree_id if release is not None else "",
-            tag_object_id=wish.ref.object_id,
-            config=dict(wish.config),
-            also=wish.also,
-            state_version=self.description.state_version if self.description is not None else 1,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What the plan must know of a module in service: the types it accepts, its state steps."""
-
-    accepts: frozenset[str] = frozenset()
-    steps: frozenset[tuple[int, int]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """What the host offers: its Python version, and its distributions (canonical name → version)."""
-
-    python: str
-    distributions: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at; `why` says what it found."""
-
-    what: str
-    ok: bool
-    why: str
-    fault: Fault | None = None  # None on a check that failed: the group waits, it does not fail
+from repo_store.release import APP, TagRef, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,40 +49,6 @@ class Plan:
     unchanged: tuple[Change, ...] = ()
 
 
-def desired(refs: RefMap, quarantine: Container[Key], *, prereleases: bool) -> dict[str, TagRef]:
-    """Package → the highest version tag whose commit is not quarantined for it."""
-    best: dict[str, TagRef] = {}
-    for ref in refs.values():
-        package, version = ref.tag.package, ref.tag.version
-        if ref.commit_id is None or (package, ref.commit_id) in quarantine:
-            continue
-        if version.is_prerelease and not prereleases:
-            continue
-        if package not in best or best[package].tag.version < version:
-            best[package] = ref
-    return best
-
-
-def wishes(
-    tags: Mapping[str, TagRef], app: AppManifest | None, quarantine: Container[Key] = ()
-) -> dict[str, Wish]:
-    """Module name → wish. Without a composition every released package is one module under its own name."""
-    if app is None:
-        return {package: Wish(package, package, ref) for package, ref in tags.items() if package != APP}
-    found = {}
-    for name, spec in app.modules.items():
-        package = spec.package or name
-        ref = tags.get(package) or _from_app(tags[APP], package, quarantine)
-        if spec.enabled and ref is not None:
-            found[name] = Wish(name, package, ref, dict(spec.config), tuple(spec.also))
-    return found
-
-
-def _from_app(app: TagRef, package: str, quarantine: Container[Key]) -> TagRef | None:
-    """A package without a tag of its own comes from the commit of the composition."""
-    return None if (package, app.commit_id or "") in quarantine else app
-
-
 def make_plan(
     candidates: Mapping[str, Candidate],
     table: Mapping[str, Entry],
@@ -183,7 +62,7 @@ def make_plan(
     `app_ref` is the composition's tag if there is one: only then a module that is no candidate leaves.
     """
     changes, renamed = _changes(candidates, table, leaving=app_ref is not None)
-    groups = [_with_own_checks(g, candidates, live, environment) for g in _grouped(changes, table, app_ref)]
+    groups = [_checked(g, candidates, live, environment) for g in _grouped(changes, table, app_ref)]
     refused = [g for g in groups if g.refused is not None]
     ready, waiting = _settle([g for g in groups if g.refused is None], candidates, table)
     return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed))
@@ -265,110 +144,15 @@ def _commit_of(change: Change, app_ref: TagRef | None) -> str:
     return change.after.commit_id
 
 
-def _with_own_checks(
+def _checked(
     group: Group, candidates: Mapping[str, Candidate], live: Mapping[str, Live], environment: Environment
 ) -> Group:
-    checks: list[Check] = []
-    for change in group.changes:
-        candidate = candidates.get(change.name)
-        if change.after is None or candidate is None:
-            continue
-        if candidate.problem is not None:
-            problem = candidate.problem
-            checks.append(Check(f"{change.name}: staged", False, problem.reason, problem.fault))
-            continue
-        checks += _environment_checks(change.name, candidate.manifest, environment)
-        if change.before is not None and candidate.description is not None:
-            checks += _successor_checks(change, candidate, live.get(change.name, Live()))
+    checks = [
+        check
+        for c in group.changes
+        for check in release_checks(c, candidates.get(c.name), live.get(c.name, Live()), environment)
+    ]
     return replace(group, checks=tuple(checks))
-
-
-def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:
-    """Python and distributions, as `[requires]` asks for them."""
-    requires = manifest.requires
-    if requires.python is not None:
-        ok = SpecifierSet(requires.python).contains(environment.python, prereleases=True)
-        advice = "Lower requires.python in its module.toml, or run the host on such a Python"
-        fact = f"{name} requires Python {requires.python}, this host runs {environment.python}"
-        why = fact if ok else f"{fact}. {advice}"
-        yield Check(f"{name}: Python {requires.python}", ok, why, None if ok else "release")
-    for text in requires.distributions:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            continue
-        found = environment.distributions.get(canonicalize_name(requirement.name))
-        ok = found is not None and requirement.specifier.contains(found, prereleases=True)
-        has = f"the host has {found}" if found is not None else "the host does not have it"
-        advice = (
-            "Install it into the host's environment, then livetag restart, livetag retry and push again; "
-            "or do without it in module.toml"
-        )
-        fact = f"{name} requires the distribution {text}; {has}"
-        why = fact if ok else f"{fact}. {advice}"
-        yield Check(f"{name}: {text}", ok, why, None if ok else "release")
-
-
-def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Iterable[Check]:
-    """A new release accepts what the one before accepted, and its state has steps up and down (DESIGN §7.1)."""
-    description, before = candidate.description, change.before
-    assert description is not None and before is not None  # noqa: S101, PT018  # the caller looked
-    missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
-    named = ", ".join(map(repr, missing))
-    if missing and _goes_back(change):  # an older version cannot have named what it did not know yet
-        why = f"{change.name}: going back, so messages of type {named} that still wait go to the dead letters"
-        yield Check(f"{change.name}: accepts what {before.version} accepted", True, why)
-        missing = []
-    yield Check(
-        f"{change.name}: accepts what {before.version} accepted",
-        not missing,
-        f"{change.name} no longer handles {named}, which {before.version} accepts, and such messages may be waiting. "
-        f"Handle {named}, or give it up in module.toml: drops = [{named}]"
-        if missing
-        else "it handles every type that may be waiting",
-        "release" if missing else None,
-    )
-    start, end = before.state_version, description.state_version
-    if start != end:
-        cls = description.entry.rpartition(":")[2]
-        steps = dict.fromkeys({*live.steps, *description.migrations}, _no_step)
-        yield _chain_check(change.name, cls, steps, start, end)
-        if end > start and not candidate.manifest.one_way:
-            yield _way_back_check(change.name, cls, steps, end, start)
-
-
-def _goes_back(change: Change) -> bool:
-    """Whether the release is older than the one it replaces, by its own version, whatever tag selected it."""
-    if change.before is None or change.after is None:
-        return False
-    return Version.parse(change.after.version) < Version.parse(change.before.version)
-
-
-def _no_step(state: object) -> object:
-    return state
-
-
-def _chain_check(name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
-    what = f"{name}: state {start}→{end}"
-    try:
-        find_chain(dict.fromkeys(steps, _no_step), start, end)
-    except MigrationMissing as error:
-        return Check(what, False, f"{name}: {error}".replace("@YourModule.", f"@{cls}."), "release")
-    return Check(what, True, f"{name}: steps {'up' if end > start else 'down'} {start}→{end}")
-
-
-def _way_back_check(
-    name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int
-) -> Check:
-    what = f"{name}: way back {start}→{end}"
-    try:
-        find_chain(dict.fromkeys(steps, _no_step), start, end)
-    except MigrationMissing:
-        why = (
-            f"{name}: there is no way back from state version {start} to {end}, so a rollback would lose the state. "
-            f"Add a step down: @{cls}.migrates({start}, {end}); or say one_way = true in module.toml"
-        )
-        return Check(what, False, why, "release")
-    return Check(what, True, f"{name}: way back {start}→{end}: yes")
 
 
 def _settle(

@@ -7,20 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.message import is_authors
+from orchestrator.upgrade.candidate import Candidate
+from orchestrator.upgrade.checks import Check, Environment, Live
+from orchestrator.upgrade.desired import Key, desired, wishes
 from orchestrator.upgrade.ledger import Ledger
-from orchestrator.upgrade.plan import (
-    Candidate,
-    Check,
-    Environment,
-    Group,
-    Key,
-    Live,
-    Plan,
-    desired,
-    joined,
-    make_plan,
-    wishes,
-)
+from orchestrator.upgrade.plan import Group, Plan, joined, make_plan
 from orchestrator.upgrade.repository import Repository
 from repo_store.errors import ReleaseInvalid
 from repo_store.manifest import AppManifest

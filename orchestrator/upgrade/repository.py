@@ -16,7 +16,8 @@ import msgspec
 from loguru import logger
 
 from orchestrator.runtime.description import Description
-from orchestrator.upgrade.plan import Candidate, Problem, Wish
+from orchestrator.upgrade.candidate import Candidate, Problem
+from orchestrator.upgrade.desired import Wish
 from orchestrator.upgrade.records import Entry
 from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.history import DeploymentEntry, History

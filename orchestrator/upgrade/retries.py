@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.upgrade.plan import Group, Key
+from orchestrator.upgrade.desired import Key
+from orchestrator.upgrade.plan import Group
 
 DELAYS_S = (1.0, 10.0, 60.0)
 

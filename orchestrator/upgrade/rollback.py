@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.ledger import Ledger, TransactionView
-from orchestrator.upgrade.plan import Key
 from orchestrator.upgrade.records import Change, Entry
 from repo_store.release import RefMap, Tag, next_free_tag
 

@@ -18,16 +18,13 @@ from orchestrator.runtime.give_way import giving_way
 from orchestrator.runtime.loader import collect
 from orchestrator.upgrade import words
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
-from orchestrator.upgrade.plan import (
-    Group,
-    Plan,
-    Problem,
-)
+from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.planner import Outlook, Planner
 from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import (

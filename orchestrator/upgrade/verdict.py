@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.upgrade import words
+from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.ledger import Ledger, TransactionView
-from orchestrator.upgrade.plan import Key, Plan
+from orchestrator.upgrade.plan import Plan
 from orchestrator.upgrade.records import Entry
 from repo_store.release import APP, RefMap, TagRef, parse_tag
 

@@ -1,0 +1,147 @@
+"""What is looked at in a release before anything is touched: the host, the release before, the state (DESIGN §7.1). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from orchestrator.runtime.errors import MigrationMissing
+from orchestrator.runtime.state import find_chain
+from orchestrator.upgrade.candidate import Candidate
+from orchestrator.upgrade.errors import Fault
+from orchestrator.upgrade.records import Change
+from repo_store.manifest import ModuleManifest
+from repo_store.release import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the plan must know of a module in service: the types it accepts, its state steps."""
+
+    accepts: frozenset[str] = frozenset()
+    steps: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the host offers: its Python version, and its distributions (canonical name → version)."""
+
+    python: str
+    distributions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `why` says what it found."""
+
+    what: str
+    ok: bool
+    why: str
+    fault: Fault | None = None  # None on a check that failed: the group waits, it does not fail
+
+
+def release_checks(
+    change: Change, candidate: Candidate | None, live: Live, environment: Environment
+) -> Iterable[Check]:
+    """What a release alone says against its coming into service; nothing for a module that leaves."""
+    if change.after is None or candidate is None:
+        return
+    if candidate.problem is not None:
+        problem = candidate.problem
+        yield Check(f"{change.name}: staged", False, problem.reason, problem.fault)
+        return
+    yield from _environment_checks(change.name, candidate.manifest, environment)
+    if change.before is not None and candidate.description is not None:
+        yield from _successor_checks(change, candidate, live)
+
+
+def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:
+    """Python and distributions, as `[requires]` asks for them."""
+    requires = manifest.requires
+    if requires.python is not None:
+        ok = SpecifierSet(requires.python).contains(environment.python, prereleases=True)
+        advice = "Lower requires.python in its module.toml, or run the host on such a Python"
+        fact = f"{name} requires Python {requires.python}, this host runs {environment.python}"
+        why = fact if ok else f"{fact}. {advice}"
+        yield Check(f"{name}: Python {requires.python}", ok, why, None if ok else "release")
+    for text in requires.distributions:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        found = environment.distributions.get(canonicalize_name(requirement.name))
+        ok = found is not None and requirement.specifier.contains(found, prereleases=True)
+        has = f"the host has {found}" if found is not None else "the host does not have it"
+        advice = (
+            "Install it into the host's environment, then livetag restart, livetag retry and push again; "
+            "or do without it in module.toml"
+        )
+        fact = f"{name} requires the distribution {text}; {has}"
+        why = fact if ok else f"{fact}. {advice}"
+        yield Check(f"{name}: {text}", ok, why, None if ok else "release")
+
+
+def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Iterable[Check]:
+    """A new release accepts what the one before accepted, and its state has steps up and down (DESIGN §7.1)."""
+    description, before = candidate.description, change.before
+    assert description is not None and before is not None  # noqa: S101, PT018  # the caller looked
+    missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
+    named = ", ".join(map(repr, missing))
+    if missing and _goes_back(change):  # an older version cannot have named what it did not know yet
+        why = f"{change.name}: going back, so messages of type {named} that still wait go to the dead letters"
+        yield Check(f"{change.name}: accepts what {before.version} accepted", True, why)
+        missing = []
+    yield Check(
+        f"{change.name}: accepts what {before.version} accepted",
+        not missing,
+        f"{change.name} no longer handles {named}, which {before.version} accepts, and such messages may be waiting. "
+        f"Handle {named}, or give it up in module.toml: drops = [{named}]"
+        if missing
+        else "it handles every type that may be waiting",
+        "release" if missing else None,
+    )
+    start, end = before.state_version, description.state_version
+    if start != end:
+        cls = description.entry.rpartition(":")[2]
+        steps = dict.fromkeys({*live.steps, *description.migrations}, _no_step)
+        yield _chain_check(change.name, cls, steps, start, end)
+        if end > start and not candidate.manifest.one_way:
+            yield _way_back_check(change.name, cls, steps, end, start)
+
+
+def _goes_back(change: Change) -> bool:
+    """Whether the release is older than the one it replaces, by its own version, whatever tag selected it."""
+    if change.before is None or change.after is None:
+        return False
+    return Version.parse(change.after.version) < Version.parse(change.before.version)
+
+
+def _no_step(state: object) -> object:
+    return state
+
+
+def _chain_check(name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
+    what = f"{name}: state {start}→{end}"
+    try:
+        find_chain(dict.fromkeys(steps, _no_step), start, end)
+    except MigrationMissing as error:
+        return Check(what, False, f"{name}: {error}".replace("@YourModule.", f"@{cls}."), "release")
+    return Check(what, True, f"{name}: steps {'up' if end > start else 'down'} {start}→{end}")
+
+
+def _way_back_check(
+    name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int
+) -> Check:
+    what = f"{name}: way back {start}→{end}"
+    try:
+        find_chain(dict.fromkeys(steps, _no_step), start, end)
+    except MigrationMissing:
+        why = (
+            f"{name}: there is no way back from state version {start} to {end}, so a rollback would lose the state. "
+            f"Add a step down: @{cls}.migrates({start}, {end}); or say one_way = true in module.toml"
+        )
+        return Check(what, False, why, "release")
+    return Check(what, True, f"{name}: way back {start}→{end}: yes")
