@@ -22,6 +22,7 @@ from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.journal_file import chain
 from orchestrator.upgrade.records import (
     Change,
+    Committed,
     Confirmed,
     Entry,
     Fact,
@@ -550,6 +551,11 @@ def test_images_come_back_after_a_stop_until_they_are_used(tmp_path: Path) -> No
 
     journal = open_journal(tmp_path)
     assert {name: image.state_version for name, image in journal.load_images().items()} == {"a": 3, "b": 2}
+    journal.write_now(Committed(1, 9.0, 0, images_used=("b",)))
+    assert list(journal.load_images()) == ["a"]
+    journal.close()
+    journal = open_journal(tmp_path)
+    assert list(journal.load_images()) == ["a"]
     journal.close()
 
 

@@ -228,6 +228,8 @@ def test_the_ledger_knows_whether_a_host_runs_and_which_images_wait() -> None:
     assert (stopped.running, stopped.stopped_clean, stopped.images) == (False, True, frozenset("ab"))
     used = read(*started, HostStopped(clean=True), HostStarted(2, "x"), ImageUsed(("a",)))
     assert (used.running, used.stopped_clean, used.images) == (True, False, frozenset("b"))
+    came_back = read(ImageSaved(("a", "b")), *FIRST[:2], Committed(1, 1.0, 0, images_used=("b",)))
+    assert came_back.images == frozenset("a")
 
 
 ILLEGAL: dict[str, tuple[Fact, ...]] = {

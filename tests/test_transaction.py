@@ -29,7 +29,6 @@ from orchestrator.upgrade.records import (
     Confirmed,
     Entry,
     Fact,
-    ImageUsed,
     Planned,
     Prepared,
     Record,
@@ -703,7 +702,7 @@ def test_what_was_kept_for_a_module_serves_once_and_is_used_up_in_the_same_breat
         part = scene.part("c", "1.0.0", Counter, Limits(mailbox_messages=1))
         outcome = await scene.run(Participant(scene.app, part.change, part.incoming, kept))
         assert outcome.result == "committed"
-        assert scene.log.facts[2:4] == [Committed(1 + 1, outcome.pause.pause_us, 0), ImageUsed(("c",))]
+        assert scene.log.facts[2:3] == [Committed(1 + 1, outcome.pause.pause_us, 0, images_used=("c",))]
         await idle(scene.app)
         assert state_of(scene.app, "c") == {"total": 8}
         assert scene.app.modules["c"].mailbox.limit == 1

@@ -9,7 +9,7 @@ Invariants, which the tests cite by number:
  5. Chain: the digest of a record covers the one before it, so an edited, missing, reordered or torn record is
     found at open (JournalCorrupt), and so is a cut end, by the head kept beside it.
  6. Image and fact are one: the rows of an image are in the transaction of its ImageSaved, and leave in
-    that of its ImageUsed.
+    that of its ImageUsed, or of the COMMITTED of the module that came back with it.
  7. No second try: after a failed write nothing more is taken; all that waited and all that comes gets
     JournalFailed. A failed sync may have dropped the data that a retry would report as safe.
  8. What `append` returns equals what a reopen reads.
@@ -36,7 +36,7 @@ from orchestrator.upgrade.journal_file import (
     read_records,
     write_lines,
 )
-from orchestrator.upgrade.records import Fact, ImageSaved, ImageUsed, Record
+from orchestrator.upgrade.records import Fact, ImageSaved, Record, images_used
 
 __all__ = ["Journal", "ModuleImage", "Ticket"]
 
@@ -185,9 +185,8 @@ class Journal:
         for record in self.records():
             if isinstance(record.fact, ImageSaved):
                 saved.update(dict.fromkeys(record.fact.modules, record.seq))
-            elif isinstance(record.fact, ImageUsed):
-                for name in record.fact.modules:
-                    saved.pop(name, None)
+            for name in images_used(record.fact):
+                saved.pop(name, None)
         connection = open_file(self._path)
         try:
             return read_images(connection, self._path, saved)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
-from orchestrator.upgrade.records import Fact, ImageSaved, ImageUsed, Record, decode_fact, encode_fact
+from orchestrator.upgrade.records import Fact, ImageSaved, Record, decode_fact, encode_fact, images_used
 
 APPLICATION_ID = 0x6C747A01
 FORMAT = 1
@@ -193,9 +193,7 @@ def write_lines(connection: sqlite3.Connection, lines: Sequence[Line], head: tup
             connection.executemany(
                 "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", [_image_row(each) for each in line.images]
             )
-        elif isinstance(record.fact, ImageUsed):
-            names = [(name,) for name in record.fact.modules]
-            connection.executemany("DELETE FROM image WHERE name = ?", names)
+        connection.executemany("DELETE FROM image WHERE name = ?", [(n,) for n in images_used(record.fact)])
     last = lines[-1].record
     moved = connection.execute(
         "UPDATE head SET seq = ?, digest = ? WHERE seq = ? AND digest = ?", (last.seq, last.digest, *head)

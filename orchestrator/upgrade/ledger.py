@@ -200,6 +200,7 @@ class _Draft:
             ),
         )
         self._put(self.table, view.changes)
+        self.images.difference_update(fact.images_used)
         self._take_over_probations(view)
         self._revert(view.reverts)
 

@@ -59,11 +59,16 @@ class Prepared(_Fact, frozen=True, tag=True):
 
 
 class Committed(_Fact, frozen=True, tag=True):
-    """The decision: the new table is in service. Enqueued before the mailboxes reopen."""
+    """The decision: the new table is in service. Enqueued before the mailboxes reopen.
+
+    `images_used` are the modules that serve again with what was kept for them. It is in this record, not in one behind
+    it: a death between the two would give the same messages to a module twice.
+    """
 
     txn: int
     pause_us: float
     held_messages: int
+    images_used: tuple[str, ...] = ()
 
 
 class RolledBack(_Fact, frozen=True, tag=True):
@@ -161,6 +166,13 @@ Fact = (
     | ImageSaved
     | ImageUsed
 )
+
+
+def images_used(fact: Fact) -> tuple[str, ...]:
+    """The modules whose image this fact takes away: it serves."""
+    if isinstance(fact, Committed):
+        return fact.images_used
+    return fact.modules if isinstance(fact, ImageUsed) else ()
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -33,7 +33,6 @@ from orchestrator.upgrade.records import (
     Committed,
     Confirmed,
     Fact,
-    ImageUsed,
     Planned,
     Prepared,
     Record,
@@ -188,7 +187,8 @@ class UpgradeTransaction:
                     f"the switch took {paused_ms:.1f} ms, over limits.pause_ms = {budget_ms:g}"
                 )
             held = sum(len(p.proxy.mailbox) for p in self._participants)
-            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held))
+            used = tuple(p.name for p in self._participants if p.uses_kept)
+            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held, used))
         except BaseException as error:
             for participant in reversed(self._participants):
                 participant.undo()
@@ -199,12 +199,6 @@ class UpgradeTransaction:
                 ) from None
             raise
         self._committed = committed
-        used = tuple(p.name for p in self._participants if p.uses_kept)
-        if (
-            used
-        ):  # behind COMMITTED, before a unit of the new version: what was kept must not be given back twice
-            with suppress(JournalFailed):
-                self._log.append(ImageUsed(used))
         for participant in self._participants:
             participant.attach()
         self._app.rewire(wiring)
