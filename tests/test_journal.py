@@ -585,3 +585,18 @@ def test_an_edited_image_is_not_given_back(tmp_path: Path, statement: str) -> No
     with pytest.raises(JournalCorrupt, match=r"the state of [ac].*Restore journal.db"):
         journal.load_images()
     journal.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_is_taken_away_under_the_host_takes_nothing_more(
+    tmp_path: Path, replaced: bool
+) -> None:
+    journal = open_journal(tmp_path)
+    journal.write_now(confirmed(1))
+    (tmp_path / "journal.db").rename(tmp_path / "elsewhere.db")
+    if replaced:
+        (tmp_path / "journal.db").write_bytes(b"")
+    with pytest.raises(JournalFailed, match=r"was removed or replaced while the host runs.*restart the host"):
+        journal.write_now(confirmed(2))
+    assert [record.fact for record in journal.records()] == [confirmed(1)]
+    journal.close()

@@ -30,10 +30,12 @@ from orchestrator.upgrade.journal_file import (
     GENESIS,
     Line,
     ModuleImage,
+    file_identity,
     make_line,
     open_file,
     read_images,
     read_records,
+    same_file,
     write_lines,
 )
 from orchestrator.upgrade.records import Fact, ImageSaved, Record, images_used
@@ -94,6 +96,7 @@ class Journal:
         self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float], write_timeout_s: float
     ) -> None:
         self._path = path
+        self._identity = file_identity(path)
         self._connection = connection
         self._clock = clock
         self._write_timeout_s = write_timeout_s
@@ -219,6 +222,10 @@ class Journal:
     def _write_batch(self, batch: Sequence[tuple[Line, Ticket]]) -> None:
         lines = [line for line, _ in batch]
         try:
+            if not same_file(self._path, self._identity):
+                raise JournalFailed(
+                    f"{self._path} was removed or replaced while the host runs, so what it writes would be lost"
+                )
             write_lines(self._connection, lines, self._head)
         except Exception as error:  # noqa: BLE001 - whatever it was, the answer is invariant 7
             text = self._fail(_what_failed(lines[0].record.seq, str(error)))
@@ -252,6 +259,6 @@ class Journal:
 def _what_failed(seq: int, reason: str) -> str:
     return (
         f"the journal could not write record {seq}: {reason}. Whether it is on disk is known only at the "
-        "next start; what serves now serves on, and nothing more is recorded or deployed. Free or repair the "
-        "disk, then restart the host."
+        "next start; what serves now serves on, and nothing more is recorded or deployed. Repair the disk (room, "
+        "errors, the file itself), then restart the host."
     )

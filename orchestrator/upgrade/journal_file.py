@@ -93,6 +93,20 @@ def open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def same_file(path: Path, identity: tuple[int, int]) -> bool:
+    """Whether `path` is still the file that it was: SQLite would go on writing into one that was removed."""
+    try:
+        return file_identity(path) == identity
+    except OSError:
+        return False
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """Device and inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _text(data: bytes) -> str:
     """Read any text: what is not UTF-8 was not written by us, and the chain is what says so."""
     return data.decode("utf-8", "replace")
