@@ -27,6 +27,7 @@ from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
+from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import TrialSection, parse_app, parse_module
 from sample_app import feed
 from sample_app.modules.decoder.mrt import decode
@@ -71,8 +72,9 @@ class Written:
 class Untried(StagedSource):
     """A release that comes into service without its trial in a child process."""
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport:
         del state
+        return TrialReport(b"", {})
 
 
 @dataclass

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from orchestrator.upgrade.errors import TrialFailed
-from orchestrator.upgrade.trial import describe, trial
+from orchestrator.upgrade.trial import TrialReport, describe, trial
 from orchestrator.upgrade.trial_child import children_of
 from orchestrator.upgrade.trial_worker import Rehearsal
 from repo_store.errors import ReleaseInvalid, StagingFailed
@@ -429,3 +429,82 @@ def test_a_killed_host_leaves_no_trial_behind(tmp_path: Path) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         time.sleep(0.02)
+
+
+# --- what the way back would lose
+
+
+BY_KEY = f"""
+from typing import TypedDict
+{IMPORTS}
+class State(TypedDict):
+    total: int
+    by_key: dict[str, int]
+class Counter(Module[State]):
+    state_version = 3
+    def initial_state(self) -> State: return {{"total": 0, "by_key": {{}}}}
+@Counter.migrates(1, 2)
+def first(old): return {{"sum": old["n"]}}
+@Counter.migrates(2, 3)
+def second(old): return {{"total": old["sum"], "by_key": {{}}}}
+@Counter.migrates(2, 1)
+def back_first(new): return {{"n": new["sum"]}}
+@Counter.migrates(3, 2)
+def back_second(new): return {{"sum": new["total"]}}
+"""
+
+
+def report_of(folder: Path, given: Rehearsal) -> TrialReport:
+    return asyncio.run(trial(folder, "counter", ModuleManifest(limits=QUICK), given, SMALL))
+
+
+def test_a_trial_says_what_the_way_back_would_lose_and_how_long_the_migration_took(tmp_path: Path) -> None:
+    staged(tmp_path, BY_KEY)
+    report = report_of(tmp_path, rehearsal({"n": 7}, 1))
+    assert report.lost == ("by_key",), "it is empty after the way up, and lost all the same when it is not"
+    assert report.migration_s is not None
+    assert 0 < report.migration_s < report.seconds["migrate"]
+
+
+def test_a_trial_that_migrates_nothing_measures_nothing(tmp_path: Path) -> None:
+    staged(tmp_path, BY_KEY)
+    same = report_of(tmp_path, rehearsal({"total": 7, "by_key": {}}, 3))
+    assert (same.migration_s, same.lost, same.first_state) == (None, None, None)
+    first = report_of(tmp_path, rehearsal())
+    assert (first.migration_s, first.lost) == (None, None)
+    assert msgspec.msgpack.decode(first.first_state or b"") == {"total": 0, "by_key": {}}
+
+
+def test_a_large_state_goes_the_way_back_once_and_a_small_one_tries_the_fields(tmp_path: Path) -> None:
+    once = """
+large = []
+def down(new):
+    if len(new["text"]) > 1000: large.append(1)
+    assert len(large) < 2, "a large state is walked once"
+    return {"text": new["text"]}
+Counter.migrates(2, 1)(down)
+"""
+    source = (
+        BY_KEY.partition("class State")[0]
+        + """
+class State(TypedDict):
+    text: str
+    note: str
+class Counter(Module[State]):
+    state_version = 2
+    def initial_state(self) -> State: return {"text": "", "note": ""}
+@Counter.migrates(1, 2)
+def up(old): return {"text": old["text"], "note": ""}
+"""
+    )
+    staged(tmp_path, source + once)
+    assert report_of(tmp_path, rehearsal({"text": "x" * 300_000}, 1)).lost == ("note",)
+
+
+def test_a_way_back_that_raises_is_a_failure_unless_the_release_has_none(tmp_path: Path) -> None:
+    staged(tmp_path, BY_KEY.replace('"n": new["sum"]', '"n": new["summ"]'))
+    said = r"failed its trial: the way back, tried on a copy of the state, raised KeyError: 'summ' \(counter/"
+    with pytest.raises(TrialFailed, match=said):
+        report_of(tmp_path, rehearsal({"n": 7}, 1))
+    one_way = msgspec.structs.replace(rehearsal({"n": 7}, 1), way_back=False)
+    assert report_of(tmp_path, one_way).lost is None

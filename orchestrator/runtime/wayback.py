@@ -10,27 +10,39 @@ from orchestrator.runtime.state import PLAIN_STATE, StateCodec, Step
 
 
 def lost_going_down(
-    state: Mapping[str, Any], codec: StateCodec, down: Sequence[Step], up: Sequence[Step]
+    state: Mapping[str, Any],
+    codec: StateCodec,
+    down: Sequence[Step],
+    up: Sequence[Step],
+    *,
+    sample: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The fields of `state` whose content `up(down(state))` does not give back, sorted.
 
-    A field may happen to hold what the way up would put there, so each is also tried with another value of its type.
-    Runs the author's steps, on copies.
+    A field may happen to hold what the way up would put there, so each is also tried with another value of its type:
+    in `state`, or in `sample`, a smaller one of the same type. Runs the author's steps, on copies; raises what they do.
     """
-    lost = [key for key in state if not _survives(state, key, down, up)]
+    came_back = _there_and_back(state, down, up)
+    lost = {key for key in state if not _same(state, came_back, key)}
+    tried = state if sample is None else sample
     for key, hint in _hints(codec.type).items():
-        if key in state and key not in lost:
+        if key in tried and key not in lost:
             with suppress(Exception):  # a made-up value that a step cannot take says nothing about real ones
-                if not _survives({**state, key: _another(state[key], hint)}, key, down, up):
-                    lost.append(key)
+                other = {**tried, key: _another(tried[key], hint)}
+                if not _same(other, _there_and_back(other, down, up), key):
+                    lost.add(key)
     return sorted(lost)
 
 
-def _survives(state: Mapping[str, Any], key: str, down: Sequence[Step], up: Sequence[Step]) -> bool:
+def _there_and_back(state: Mapping[str, Any], down: Sequence[Step], up: Sequence[Step]) -> Mapping[str, Any]:
     copy = PLAIN_STATE.copy(state)
     for step in (*down, *up):
         copy = step(copy)
-    return bool(key in copy and PLAIN_STATE.copy(copy[key]) == PLAIN_STATE.copy(state[key]))
+    return dict(copy)
+
+
+def _same(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> bool:
+    return bool(key in after and PLAIN_STATE.copy(after[key]) == PLAIN_STATE.copy(before[key]))
 
 
 def _hints(type_: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.records import Change
+from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import Limits
 
 STALL_S = 5.0  # author code that holds the event loop longer than this is interrupted (DESIGN §7, stall_s)
@@ -42,7 +43,7 @@ class Code:
 class Source(Protocol):
     """Where a version's code comes from: a staged release, or a class in a test."""
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport | None:
         """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed."""
 
     async def load(self) -> Code:
@@ -106,10 +107,14 @@ class Participant:
 
     # -- while the old version serves; may fail ----------------------------------------------------------------
 
-    async def try_out(self) -> None:
-        """Let the new version run in its trial child. Raises TrialFailed."""
-        if self.incoming is not None:
-            await self.incoming.source.try_out(self._state_copy())
+    async def try_out(self) -> TrialReport | None:
+        """Let the new version run in its trial child, on a copy of the state; returns what was found.
+
+        Raises TrialFailed.
+        """
+        if self.incoming is None:
+            return None
+        return await self.incoming.source.try_out(self._state_copy())
 
     def _state_copy(self) -> tuple[int, bytes] | None:
         if self.old is not None:

@@ -15,7 +15,7 @@ from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.participant import Code, Incoming
 from orchestrator.upgrade.records import Entry
-from orchestrator.upgrade.trial import trial
+from orchestrator.upgrade.trial import TrialReport, trial
 from orchestrator.upgrade.trial_worker import Rehearsal
 from repo_store.manifest import ModuleManifest, TrialSection
 
@@ -39,11 +39,18 @@ class StagedSource:
         self._config = config
         self._limits = limits
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport:
         """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
         version, data = state if state is not None else (1, None)
-        rehearsal = Rehearsal(self._entry.name, self._entry.version, dict(self._config), data, version)
-        await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
+        rehearsal = Rehearsal(
+            self._entry.name,
+            self._entry.version,
+            dict(self._config),
+            data,
+            version,
+            way_back=not self._manifest.one_way,
+        )
+        return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 
     async def load(self) -> Code:
         """Import beside the other versions, in a thread: staging has byte-compiled it. Raises LoadFailed."""

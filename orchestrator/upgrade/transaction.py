@@ -38,6 +38,7 @@ from orchestrator.upgrade.records import (
     Record,
     RolledBack,
 )
+from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.wiring import next_wiring
 
 T = TypeVar("T")
@@ -137,29 +138,38 @@ class UpgradeTransaction:
     # -- phase one: votes --------------------------------------------------------------------------------------
 
     async def _collect_votes(self) -> None:
-        await self._try_out_all()
-        self._report(Phase.PLANNED, "tried out in a child process: passed")
+        ways_back = await self._try_out_all()
+        self._report(Phase.PLANNED, "; ".join(["tried out in a child process: passed", *ways_back]))
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()
         self._wiring = next_wiring(self._app, self._participants)
 
-    async def _try_out_all(self) -> None:
-        """Run the trials, as many at once as there are processors; the first that fails ends the others."""
+    async def _try_out_all(self) -> list[str]:
+        """Run the trials, as many at once as there are processors; the first that fails ends the others.
+
+        Returns what each migrated module's way back would lose, as phrases.
+        """
         places = asyncio.Semaphore(os.cpu_count() or 1)
 
-        async def try_out(participant: Participant) -> None:
+        async def try_out(participant: Participant) -> TrialReport | None:
             async with places:
                 with _said_of(participant):
-                    await participant.try_out()
+                    return await participant.try_out()
 
         trials = [asyncio.ensure_future(try_out(participant)) for participant in self._participants]
         try:
-            await asyncio.gather(*trials)
+            reports = await asyncio.gather(*trials)
         finally:
             for each in trials:
                 each.cancel()
             await asyncio.gather(*trials, return_exceptions=True)
+        found = zip(self._participants, reports, strict=True)
+        return [
+            words.way_back(p.change, report.lost)
+            for p, report in found
+            if report and report.lost is not None and p.change.before is not None
+        ]
 
     # -- the switch --------------------------------------------------------------------------------------------
 

@@ -34,10 +34,16 @@ _FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 
 
 class TrialReport(msgspec.Struct, frozen=True):
-    """A trial that went well: the release's Description as JSON, and the seconds of each step."""
+    """A trial that went well: the release's Description as JSON, and the seconds of each step.
+
+    `migration_s`, `lost` and `first_state` as in the worker's `Report`.
+    """
 
     description: bytes
     seconds: dict[str, float]
+    migration_s: float | None = None
+    lost: tuple[str, ...] | None = None
+    first_state: bytes | None = None
 
 
 def describe(path: Path, package: str, manifest: ModuleManifest, trial: TrialSection | None = None) -> bytes:
@@ -77,7 +83,9 @@ async def trial(
         if not work.cancelled():
             work.exception()  # looked at, so that nobody is warned of it
         raise
-    return TrialReport(report.description, report.seconds)
+    return TrialReport(
+        report.description, report.seconds, report.migration_s, report.lost, report.first_state
+    )
 
 
 def _request(

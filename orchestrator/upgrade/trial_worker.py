@@ -15,23 +15,26 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 from orchestrator.runtime.blueprint import describe
-from orchestrator.runtime.errors import ModuleError, StateInvalid
+from orchestrator.runtime.errors import MigrationMissing, ModuleError, StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
+from orchestrator.runtime.wayback import lost_going_down
 
 LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "prepare"})
 """The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
 
 EXIT_SPEECHLESS = 71
+WALKED_BYTES_MAX = 256 * 1024
+FIRST_STATE_BYTES_MAX = 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,7 +49,8 @@ class ChildLimits(msgspec.Struct, frozen=True):
 class Rehearsal(msgspec.Struct, frozen=True):
     """What a trial does beyond describing: who the module is, and the state it would start from.
 
-    `state` is msgpack of a state of `state_version`; None is a first start.
+    `state` is msgpack of a state of `state_version`; None is a first start. `way_back`: a state that is migrated up
+    is also taken down and up again, and what does not come back is reported.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     state: bytes | None = None
     state_version: int = 1
+    way_back: bool = True
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -68,11 +73,18 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The worker's own word: what failed, or the description and how long each step took."""
+    """The worker's own word: what failed, or the description and how long each step took.
+
+    `migration_s` is the migration as the switch would do it. `lost` are the fields that a way back would lose, None
+    if there was none to try. `first_state` is what `initial_state()` gave, as msgpack, on a first start.
+    """
 
     failed: str | None = None
     description: bytes = b""
     seconds: dict[str, float] = {}
+    migration_s: float | None = None
+    lost: tuple[str, ...] | None = None
+    first_state: bytes | None = None
 
 
 def limit_name(step: str, limits: ChildLimits) -> str:
@@ -140,6 +152,9 @@ class _Worker:
         self._step_began = self._started
         self._seconds: dict[str, float] = {}
         self._loaded = Loaded(Path(request.folder), request.tops, "trial")
+        self._migration_s: float | None = None
+        self._lost: tuple[str, ...] | None = None
+        self._first_state: bytes | None = None
 
     def say(self, what: str | Report) -> None:
         data = msgspec.json.encode(what) + b"\n"
@@ -170,7 +185,13 @@ class _Worker:
             # Not asyncio.run: at an error it would first wait for tasks that may refuse to be cancelled.
             asyncio.new_event_loop().run_until_complete(self._rehearse(implementation, request.rehearsal))
         self.step("end")
-        return Report(description=description, seconds=self._seconds)
+        return Report(
+            description=description,
+            seconds=self._seconds,
+            migration_s=self._migration_s,
+            lost=self._lost,
+            first_state=self._first_state,
+        )
 
     async def _rehearse(self, implementation: Implementation, rehearsal: Rehearsal) -> None:
         """Walk the life of an implementation up to service, test it, and stop it."""
@@ -192,12 +213,38 @@ class _Worker:
         blueprint = implementation.blueprint
         if rehearsal.state is None:
             self.step("initial_state")
-            return implementation.first_state()
+            state = implementation.first_state()
+            self._first_state = _small(state)
+            return state
         self.step("migrate")
         chain = find_chain(blueprint.steps, rehearsal.state_version, blueprint.state_version)
         if not chain:
             return self._same_version(implementation, rehearsal.state)
-        return migrate(PLAIN_STATE.decode(rehearsal.state), chain, blueprint.codec)
+        old = PLAIN_STATE.decode(rehearsal.state)
+        began = time.perf_counter()
+        state = migrate(old, chain, blueprint.codec)
+        self._migration_s = time.perf_counter() - began
+        if rehearsal.way_back and rehearsal.state_version < blueprint.state_version:
+            self.step("way_back")
+            self._lost = self._lost_going_back(implementation, rehearsal, state)
+        return state
+
+    def _lost_going_back(
+        self, implementation: Implementation, rehearsal: Rehearsal, state: Any
+    ) -> tuple[str, ...] | None:
+        """What `up(down(state))` does not give back; None if no steps lead down, which is the plan's to judge."""
+        blueprint, target = implementation.blueprint, rehearsal.state_version
+        try:
+            down = find_chain(blueprint.steps, blueprint.state_version, target)
+        except MigrationMissing:
+            return None
+        up = find_chain(blueprint.steps, target, blueprint.state_version)
+        if not isinstance(state, Mapping):
+            return None
+        # Each field is tried with another value, which walks the whole state each time: of a large one a small one.
+        large = len(rehearsal.state or b"") > WALKED_BYTES_MAX
+        sample = implementation.first_state() if large else None
+        return tuple(lost_going_down(state, blueprint.codec, down, up, sample=sample))
 
     def _same_version(self, implementation: Implementation, state: bytes) -> Any:
         """The state as it is, if the type still takes it."""
@@ -248,11 +295,18 @@ class _Worker:
         return Report(failed=self._loaded.public_name(text), seconds=self._seconds)
 
 
+def _small(state: object) -> bytes | None:
+    """The state as msgpack, unless it is too large to be told."""
+    data = PLAIN_STATE.encode(state)
+    return data if len(data) <= FIRST_STATE_BYTES_MAX else None
+
+
 CALLS = {
     "import": "its import",
     "construct": "its construction",
     "initial_state": "initial_state()",
     "migrate": "the migration of a copy of the state",
+    "way_back": "the way back, tried on a copy of the state,",
     "prepare": "prepare()",
     "take_over": "take_over()",
     "self_test": "self_test()",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
@@ -28,6 +28,14 @@ def change_text(change: Change) -> str:
     if change.after is None:
         return f"{release_name(change.before)} removed"
     return f"{change.name} {change.before.version} → {change.after.version}"
+
+
+def way_back(change: Change, lost: Sequence[str]) -> str:
+    """What the way back of a migration was found to lose: `way back 2→1: yes, loses by_key`."""
+    start = change.after.state_version if change.after is not None else 1
+    end = change.before.state_version if change.before is not None else 1
+    losing = f"loses {', '.join(lost)}" if lost else "loses nothing"
+    return f"{change.name}: way back {start}→{end}: yes, {losing}"
 
 
 def serving_now(changes: Iterable[Change]) -> str:
