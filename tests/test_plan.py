@@ -142,7 +142,9 @@ def test_a_composition_names_modules_and_gives_packages_without_a_tag_its_own_co
         "first": ("counter", "c1"),
         "second": ("counter", "c1"),
         "logger": ("logger", "c9"),
+        "idle": ("counter", "c1"),
     }
+    assert [name for name, wish in found.items() if not wish.enabled] == ["idle"]
     assert (found["first"].config, found["first"].also) == ({"n": 1}, ("one",))
 
 
@@ -270,6 +272,15 @@ def test_a_changed_config_is_a_swap_by_the_composition_which_alone_is_to_blame()
     other = replace(same_code, wish=replace(same_code.wish, config={"port": 2}))
     found = plan([other], [entry("counter", "1.0.0", "c1")], app_ref=ref("app/v1.1.0", "c7"))
     assert [(group.tags, group.keys) for group in found.ready] == [(("app/v1.1.0",), (("app", "c7"),))]
+
+
+def test_a_module_that_is_loaded_already_keeps_its_state_version_when_only_its_names_change() -> None:
+    loaded = replace(candidate("counter/v1.0.0", "c1"), description=None)
+    other = replace(loaded, wish=replace(loaded.wish, also=("total",), enabled=False))
+    table = [entry("counter", "1.0.0", "c1", state_version=3)]
+    change = plan([other], table, app_ref=ref("app/v1.1.0", "c7")).ready[0].changes[0]
+    assert change.after is not None
+    assert (change.after.also, change.after.enabled, change.after.state_version) == (("total",), False, 3)
 
 
 def test_tags_of_one_rollback_are_one_transaction_whatever_their_commits() -> None:

@@ -46,7 +46,10 @@ class Messages:
 
     async def state(self, request: dict[str, object], _emit: Emit) -> object:
         asked = read(request, _Name)
-        implementation = self._app.names.resolve(asked.name).implementation
+        proxy = self._app.modules.get(asked.name) or self._app.names.resolve(
+            asked.name
+        )  # one that is disabled, too
+        implementation = proxy.implementation
         if implementation is None:
             raise Refused(f"{asked.name} has no implementation in service. Look at livetag status.")
         return facts.part_of(implementation.state, asked.path, asked.name)

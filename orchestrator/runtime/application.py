@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -51,12 +51,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Which modules there are, the names they are bound to, who subscribes to what: one value, replaced whole."""
+    """Which modules there are, the names they are bound to, who subscribes to what: one value, replaced whole.
+
+    `absent` are the names of modules that are out of service, each with the reason.
+    """
 
     modules: Mapping[str, ModuleProxy]
     names: Mapping[str, ModuleProxy]
     subscriptions: Sequence[Subscription]
     also: Mapping[str, tuple[str, ...]]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 class Application:
@@ -84,7 +88,7 @@ class Application:
     def rewire(self, wiring: Wiring) -> None:
         """Replace modules, names and subscriptions. Cannot raise."""
         self.modules = wiring.modules
-        self.names.table = wiring.names
+        self.names.table, self.names.absent = wiring.names, wiring.absent
         self.events.table = wiring.subscriptions
         for name, proxy in wiring.modules.items():
             proxy.also = wiring.also.get(name, ())

@@ -25,6 +25,10 @@ class UnknownName(ModuleError):
     """No module is bound to the name."""
 
 
+class Disabled(UnknownName):
+    """The module of that name is loaded, but out of service; the message says by whom, why, and how it comes back."""
+
+
 class UnknownMessage(ModuleError):
     """The module does not handle messages of this type."""
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from orchestrator.runtime.errors import UnknownName
+from orchestrator.runtime.errors import Disabled, UnknownName
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
 
 
 class NameService:
-    """Names of the modules in service. `table` is one immutable value; a switch replaces it by one assignment."""
+    """Names of the modules in service. `table` is one immutable value; a switch replaces it by one assignment.
 
-    __slots__ = ("table",)
+    `absent` has the names of modules that are disabled, each with the sentence that says so.
+    """
+
+    __slots__ = ("absent", "table")
 
     def __init__(self) -> None:
         self.table: Mapping[str, ModuleProxy] = {}
+        self.absent: Mapping[str, str] = {}
 
     def find(self, name: str) -> ModuleProxy | None:
         """The module's proxy, None if nothing is bound to the name."""
@@ -26,10 +30,12 @@ class NameService:
     def resolve(self, name: str) -> ModuleProxy:
         """The module's proxy.
 
-        Raises UnknownName, which says the names there are.
+        Raises UnknownName, which says the names there are; Disabled, which says by whom and how it comes back.
         """
         proxy = self.find(name)
         if proxy is None:
+            if name in self.absent:
+                raise Disabled(f"{self.absent[name]}. Nothing was sent.")
             known = ", ".join(sorted(self.table)) or "none"
             raise UnknownName(f"No module is bound to {name!r}; nothing was sent. Names in service: {known}.")
         return proxy

@@ -62,7 +62,9 @@ class Outbox:
             message = output.message or app.message(output.type, output.body, owner.name)
             target = output.target or app.names.find(output.name)
             if target is None:
-                reason = f"no module is bound to {output.name!r} any more"
+                reason = (
+                    app.names.absent.get(output.name) or f"no module is bound to {output.name!r} any more"
+                )
                 app.letters.add(output.name, message, reason, app.clock.wall())
                 continue
             admitted = target.accept(message, owner)

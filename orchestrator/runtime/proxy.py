@@ -21,6 +21,7 @@ from orchestrator.runtime.errors import (
     AskCycle,
     AskTimeout,
     BodyRefused,
+    Disabled,
     Leaving,
     MailboxFull,
     Misfit,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.runtime.application import Application, Turn
     from orchestrator.runtime.implementation import BoundHandler, Implementation
     from orchestrator.runtime.quiesce import Quiesce
+    from orchestrator.runtime.rest import Resting
 
 
 class ModuleProxy:
@@ -54,7 +56,10 @@ class ModuleProxy:
         self.implementation: Implementation | None = None
         self.handlers: dict[str, BoundHandler] = {}
         self.unit: Message | None = None  # the message that is being handled
-        self.held: Quiesce[Any] | None = None  # the switch that keeps new units from starting
+        self.held: Quiesce[Any] | Resting | None = (
+            None  # what keeps new units from starting: a switch, or a rest
+        )
+        self.resting: Resting | None = None  # out of service: loaded, but disabled
         self.admit = 0  # while held: messages at the head that must still run
         self.waits_on: list[ModuleProxy] = []  # whom the unit asks
         self.handled = 0
@@ -86,8 +91,9 @@ class ModuleProxy:
         if self._pump_task is None:
             self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name=f"pump {self.name}")
             self._pump_task.add_done_callback(self._pump_ended)
-        self._timers.set(implementation.blueprint.timers)
-        self.intakes.set(implementation.blueprint.intakes)
+        if self.resting is None:
+            self._timers.set(implementation.blueprint.timers)
+            self.intakes.set(implementation.blueprint.intakes)
         self.rouse()
 
     async def close(self, reason: str) -> None:
@@ -106,6 +112,32 @@ class ModuleProxy:
         self.outbox.hand_in()
         if self.implementation is not None:
             self.implementation.detach()
+
+    def rest(self, resting: Resting) -> None:
+        """Go out of service: version, state and what waits stay, no unit begins. Askers get the reason. Cannot raise.
+
+        Called between two units. Who waits for room is let in: nobody waits for a module that does not work.
+        """
+        self.resting = self.held = resting
+        self.admit = 0
+        self._timers.stop()
+        self.intakes.set(())
+        waiting = list(self.mailbox.drain())
+        for message in waiting:
+            if self._is_tick(message):
+                self._ticks.discard(message.type[1:])
+                self.handled += 1  # nobody sent it, so nobody misses it
+            elif message.reply is not None:
+                self._bury(message, Disabled(f"{resting.reason}. It was not handled"))
+            else:
+                self.mailbox.queue.append(message)
+
+    def resume(self) -> None:
+        """Come back into service, with all that waited, in its order."""
+        if self.held is self.resting:
+            self.held = None
+        self.resting = None
+        self.start()
 
     def stop_input(self) -> None:
         """End timers and start no new intake item; what is in the mailbox is still handled."""

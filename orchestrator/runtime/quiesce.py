@@ -189,5 +189,5 @@ class Quiesce(Generic[T]):
             self._app.quiesce = None
         for proxy in self._proxies:
             if proxy.held is self:
-                proxy.held, proxy.admit = None, 0
+                proxy.held, proxy.admit = proxy.resting, 0  # one that is disabled stays held
                 proxy.rouse()

@@ -45,5 +45,6 @@ class Candidate:
             tag_object_id=wish.ref.object_id,
             config=dict(wish.config),
             also=wish.also,
+            enabled=wish.enabled,
             state_version=self.description.state_version if self.description is not None else 1,
         )

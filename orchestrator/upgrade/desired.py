@@ -20,6 +20,7 @@ class Wish:
     ref: TagRef
     config: Mapping[str, object] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    enabled: bool = True
 
     @property
     def commit_id(self) -> str:
@@ -50,8 +51,8 @@ def wishes(
     for name, spec in app.modules.items():
         package = spec.package or name
         ref = tags.get(package) or _from_app(tags[APP], package, quarantine)
-        if spec.enabled and ref is not None:
-            found[name] = Wish(name, package, ref, dict(spec.config), tuple(spec.also))
+        if ref is not None:
+            found[name] = Wish(name, package, ref, dict(spec.config), tuple(spec.also), spec.enabled)
     return found
 
 

@@ -21,6 +21,7 @@ from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
@@ -72,9 +73,15 @@ class Participant:
     """A module that a transaction swaps, adds or removes."""
 
     def __init__(
-        self, app: Application, change: Change, incoming: Incoming | None, kept: KeptState | None = None
+        self,
+        app: Application,
+        change: Change,
+        incoming: Incoming | None,
+        kept: KeptState | None = None,
+        reason: str = "",
     ) -> None:
         self.app = app
+        self.reason = reason  # why it leaves, or is out of service: for those who wait for it
         self.change = change
         self.name = change.name
         self.incoming = incoming
@@ -94,6 +101,17 @@ class Participant:
     def label(self) -> str:
         """The module with the version that is to come, for messages."""
         return self.name if self.change.after is None else f"{self.name} {self.change.after.version}"
+
+    @property
+    def serves(self) -> Implementation | None:
+        """What is behind the proxy after the switch; None for a module that leaves."""
+        return self.new
+
+    @property
+    def resting(self) -> Resting | None:
+        """How the module is out of service after the switch; None: it is in service."""
+        after = self.change.after
+        return Resting(self.reason or f"{self.name} is disabled") if after and not after.enabled else None
 
     @property
     def uses_kept(self) -> bool:
@@ -243,8 +261,17 @@ class Participant:
                     self.proxy.mailbox.put_over_limit(message)
             if self.old is not None:
                 self.proxy.start()  # in this moment: the old version's intakes must not run without what it handed over
+            self.put_in_or_out()
         else:
-            self.proxy.leave("it was removed")
+            self.proxy.leave(self.reason or "it was removed")
+
+    def put_in_or_out(self) -> None:
+        """Take the module out of service or put it back, if the change says so. Cannot raise."""
+        resting = self.resting
+        if resting is not None:
+            self.proxy.rest(resting)
+        elif self.proxy.resting is not None:
+            self.proxy.resume()
 
     # -- after the decision -------------------------------------------------------------------------------------
 
@@ -253,7 +280,7 @@ class Participant:
         if self.new is not None:
             self.proxy.start()
         else:
-            await self.proxy.close("it was removed")
+            await self.proxy.close(self.reason or "it was removed")
 
     async def retire(self, *, committed: bool) -> None:
         """Stop and unload the version that does not serve: the old one after a commit, else the new one."""

@@ -74,6 +74,8 @@ def _changes(
     changes, renamed = [], []
     for name, candidate in sorted(candidates.items()):
         before, after = table.get(name), candidate.entry()
+        if before is not None and candidate.description is None:  # its code is loaded already
+            after = msgspec.structs.replace(after, state_version=before.state_version)
         if before is None or candidate.problem is not None or not _same_service(before, after):
             changes.append(Change(name, before, after))
         elif (before.tag, before.commit_id, before.tag_object_id) != (
@@ -81,27 +83,20 @@ def _changes(
             after.commit_id,
             after.tag_object_id,
         ):
-            renamed.append(
-                Change(name, before, _with_state_version(after, state_version=before.state_version))
-            )
+            renamed.append(Change(name, before, after))
     if leaving:
         changes += [Change(name, table[name], None) for name in sorted(table) if name not in candidates]
     return changes, renamed
 
 
-def _with_state_version(entry: Entry, *, state_version: int) -> Entry:
-    """The entry with another state version."""
-    return msgspec.structs.replace(entry, state_version=state_version)
-
-
 def _same_service(before: Entry, after: Entry) -> bool:
-    """In service means tree, config and bindings: if none differs there is nothing to swap (DESIGN §4)."""
-    return (before.tree_id, before.package, before.config, before.also) == (
-        after.tree_id,
-        after.package,
-        after.config,
-        after.also,
-    )
+    """In service means tree, config and bindings, enabled or not: if none differs nothing is to be done (DESIGN §4)."""
+    return (before.tree_id, *_composed(before)) == (after.tree_id, *_composed(after))
+
+
+def _composed(entry: Entry) -> tuple[object, ...]:
+    """What the composition says of a module."""
+    return (entry.package, entry.config, entry.also, entry.enabled)
 
 
 def _grouped(changes: Sequence[Change], table: Mapping[str, Entry], app_ref: TagRef | None) -> list[Group]:
@@ -130,7 +125,7 @@ def _by_composition(change: Change) -> bool:
     before, after = change.before, change.after
     if before is None or after is None:
         return True
-    return (before.package, before.config, before.also) != (after.package, after.config, after.also)
+    return _composed(before) != _composed(after)
 
 
 def _commit_of(change: Change, app_ref: TagRef | None) -> str:

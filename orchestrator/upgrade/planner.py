@@ -60,7 +60,8 @@ class Planner:
                 rest = await self._look(refs, ledger, together, {*quarantine, *bad.keys})
                 return replace(rest, plan=replace(rest.plan, refused=(bad, *rest.plan.refused)))
         wanted = wishes(tags, composition, quarantine)
-        found = await self._repository.candidates(wanted.values(), refs, ledger.table)
+        loaded = {name: entry for name, entry in ledger.table.items() if name in self._app.modules}
+        found = await self._repository.candidates(wanted.values(), refs, loaded)
         plan = make_plan(
             found, ledger.table, app_ref=tags.get(APP), live=self._live(), environment=self._environment
         )

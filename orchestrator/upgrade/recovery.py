@@ -12,6 +12,7 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import ModuleError, error_text
+from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import UpgradeError
@@ -141,7 +142,8 @@ async def _ready(
 ) -> Participant:
     folder, manifest = await repository.staged(entry)
     incoming = incoming_release(folder, entry, manifest, trial)
-    participant = Participant(app, Change(entry.name, None, entry), incoming, kept)
+    change = Change(entry.name, None, entry)
+    participant = Participant(app, change, incoming, kept, words.why_out(change))
     try:
         await participant.prepare()
         try:

@@ -82,7 +82,7 @@ class Repository:
         release: Release | None = None
         try:
             release = self._store.release(wish.ref, refs, wish.package)
-            if live is not None and _in_service(live, wish, release):
+            if live is not None and _loaded(live, wish, release):
                 return Candidate(wish, release)
             staged = self._stage.stage(release)
         except ReleaseInvalid as error:
@@ -128,7 +128,6 @@ class Repository:
             logger.warning("the stage could not be swept: {}; it is tried at the next start", error)
 
 
-def _in_service(live: Entry, wish: Wish, release: Release) -> bool:
-    """Nothing would be swapped, so nothing has to be staged (DESIGN §4, "in service means")."""
-    same_code = (live.tree_id, live.package) == (release.tree_id, wish.package)
-    return same_code and (live.config, live.also) == (dict(wish.config), wish.also)
+def _loaded(live: Entry, wish: Wish, release: Release) -> bool:
+    """No code would be loaded, so nothing has to be staged: at most its names change, or whether it is in service."""
+    return (live.tree_id, live.package, live.config) == (release.tree_id, wish.package, dict(wish.config))

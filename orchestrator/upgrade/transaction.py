@@ -139,7 +139,8 @@ class UpgradeTransaction:
 
     async def _collect_votes(self) -> None:
         ways_back = await self._try_out_all()
-        self._report(Phase.PLANNED, "; ".join(["tried out in a child process: passed", *ways_back]))
+        if any(p.incoming is not None for p in self._participants):
+            self._report(Phase.PLANNED, "; ".join(["tried out in a child process: passed", *ways_back]))
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()

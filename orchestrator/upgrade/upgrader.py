@@ -17,6 +17,7 @@ from orchestrator.runtime.clock import Timer, sleep_until
 from orchestrator.runtime.give_way import giving_way
 from orchestrator.runtime.loader import collect
 from orchestrator.upgrade import words
+from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
@@ -39,6 +40,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retries import Retries
+from orchestrator.upgrade.rewired import Rewired, only_rewired
 from orchestrator.upgrade.source import incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.errors import StoreError
@@ -271,9 +273,7 @@ class Upgrader:
                 {e.commit_id for c in group.changes for e in (c.before, c.after) if e is not None}
             )
             try:
-                participants = [
-                    Participant(self.app, c, self._incoming(c), self._kept.get(c.name)) for c in group.changes
-                ]
+                participants = [self._participant(change) for change in group.changes]
             except UpgradeError as error:
                 await self._refuse(group, Problem(str(error), "release"))
                 return
@@ -312,6 +312,12 @@ class Upgrader:
             if running.cancelled() or running.exception() is not None:
                 raise
             return running.result(), True
+
+    def _participant(self, change: Change) -> Participant:
+        reason = words.why_out(change)
+        if only_rewired(self.app, change):
+            return Rewired(self.app, change, reason)
+        return Participant(self.app, change, self._incoming(change), self._kept.get(change.name), reason)
 
     def _incoming(self, change: Change) -> Incoming | None:
         candidate = self.outlook.candidates.get(change.name)
@@ -374,14 +380,8 @@ class Upgrader:
     def _announce(self, group: Group) -> None:
         """Tell the other modules, after COMMITTED (DESIGN §4)."""
         for change in group.changes:
-            kind = "loaded" if change.before is None else "removed" if change.after is None else "swapped"
-            body = {
-                "module": change.name,
-                "change": kind,
-                "from": change.before.version if change.before is not None else None,
-                "to": change.after.version if change.after is not None else None,
-            }
-            self.app.announce(f"livetag.modules.{change.name}", body)
+            for body in announcements(change):
+                self.app.announce(f"livetag.modules.{change.name}", body)
 
     def _retire(self, transaction: UpgradeTransaction, outcome: Outcome) -> None:
         async def retire() -> None:

@@ -27,7 +27,31 @@ def change_text(change: Change) -> str:
         )
     if change.after is None:
         return f"{release_name(change.before)} removed"
-    return f"{change.name} {change.before.version} → {change.after.version}"
+    if change.before.version != change.after.version or change.before.tree_id != change.after.tree_id:
+        return f"{change.name} {change.before.version} → {change.after.version}"
+    return f"{release_name(change.after)} {_listed(_changed(change.before, change.after))}"
+
+
+def _changed(before: Entry, after: Entry) -> list[str]:
+    """What became of a module whose version stays."""
+    found = ["enabled" if after.enabled else "disabled"] if before.enabled != after.enabled else []
+    if before.config != after.config:
+        found.append("configured anew")
+    if new := [name for name in after.also if name not in before.also]:
+        found.append(f"bound to {_listed(new)}")
+    if gone := [name for name in before.also if name not in after.also]:
+        found.append(f"no longer bound to {_listed(gone)}")
+    return found or ["as it was"]
+
+
+def why_out(change: Change) -> str:
+    """Why a module leaves, or is out of service, for those who send to it."""
+    after = change.after
+    if after is None:
+        return "it was removed"
+    if after.enabled:
+        return ""
+    return f"{change.name} is disabled: app.toml says enabled = false. Change that and tag it, or livetag enable {change.name}"
 
 
 def way_back(change: Change, lost: Sequence[str]) -> str:

@@ -169,6 +169,46 @@ def test_a_module_that_left_gets_its_state_back_when_it_returns(deployment: Depl
     assert deployment.ask("left", "say") == "one all 2"
 
 
+def test_a_module_that_the_composition_disables_stays_loaded_and_out_of_service(
+    deployment: Deployment,
+) -> None:
+    deployment.work.write("app.toml", "[modules.left]\n[modules.right]\n")
+    deployment.deploy("app/v1.0.0", left=speaker("one"), right=speaker("one"))
+    assert deployment.ask("left", "say") == "one all 1"
+
+    deployment.work.write("app.toml", "[modules.left]\nenabled = false\n[modules.right]\n")
+    deployment.deploy("app/v1.1.0")
+    with pytest.raises(HostRefused, match=r"left is disabled: app\.toml says enabled = false"):
+        deployment.ask("left", "say")
+    assert set(deployment.status()["modules"]) == {"left", "right"}
+    assert deployment.call("state", name="left") == {"said": 1}
+
+    deployment.stop()
+    deployment.start()
+    with pytest.raises(HostRefused, match="left is disabled"):
+        deployment.ask("left", "say")
+    deployment.deploy(
+        "left/v1.1.0", left=speaker("two")
+    )  # a release of it comes in, and stays out of service
+    assert deployment.version("left") == "1.1.0"
+    with pytest.raises(HostRefused, match="left is disabled"):
+        deployment.ask("left", "say")
+
+    assert deployment.push(":app/v1.1.0").returncode == 0
+    assert deployment.ask("left", "say") == "two all 2"
+
+
+def test_two_names_are_exchanged_in_one_switch_and_nothing_is_loaded(deployment: Deployment) -> None:
+    app = '[modules.left]\nalso = ["{}"]\n[modules.right]\nalso = ["{}"]\n'
+    deployment.work.write("app.toml", app.format("first", "second"))
+    deployment.deploy("app/v1.0.0", left=speaker("left"), right=speaker("right"))
+    assert [deployment.ask(n, "say") for n in ("first", "second")] == ["left all 1", "right all 1"]
+    deployment.work.write("app.toml", app.format("second", "first"))
+    deployment.deploy("app/v1.1.0")
+    assert [deployment.ask(n, "say") for n in ("first", "second")] == ["right all 2", "left all 2"]
+    assert len(deployment.history()) == 2
+
+
 def test_a_broken_composition_fails_the_push_and_changes_nothing(deployment: Deployment) -> None:
     deployment.deploy("left/v1.0.0", left=speaker("one"))
     deployment.work.write("app.toml", "[modules.left]\nenabld = true\n")
