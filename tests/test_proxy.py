@@ -489,7 +489,7 @@ def test_asking_a_module_that_waits_for_room_here_makes_that_room() -> None:
             @handles
             async def go(self) -> str:
                 met.set()
-                await until(lambda: self._port is not None and self._port.mailbox.late)
+                await until(lambda: self._voice is not None and self._voice.proxy.mailbox.late)
                 return str(await self.ask("filler", "ping", timeout_s=60))
 
             @handles
@@ -906,10 +906,11 @@ def test_a_pump_that_ends_by_a_fault_of_the_runtime_is_not_silent() -> None:
         number = logger.add(told.append, format="{message}", level="CRITICAL")
         async with running({"sink": Sink}) as app:
 
-            def fault() -> None:
-                raise RuntimeError("a bug of ours")
+            class Faulty:
+                def try_now(self) -> None:
+                    raise RuntimeError("a bug of ours")
 
-            app.boundary = fault  # type: ignore[method-assign]
+            app.quiesce = Faulty()  # type: ignore[assignment]  # what every boundary calls
             await app.send("sink", "put", {"item": 1})
             await until(lambda: told)
         logger.remove(number)

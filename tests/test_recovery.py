@@ -244,7 +244,7 @@ def test_an_image_holds_what_was_under_way_and_the_dead_letters(tmp_path: Path) 
             b.mailbox.limit = 1
             a.unit = it.app.message("add", {"n": 0}, "")  # as in a unit of a, which sends
             for n in (1, 2):
-                a.emit_send("b", "add", {"n": n})
+                a.voice.send("b", "add", {"n": n})
             a.unit = None
             images = take_image(it.app, it.book.ledger.table)
             it.book.write_now(ImageSaved(tuple(sorted(i.name for i in images))), images)

@@ -73,17 +73,14 @@ class Application:
         self.events = EventManager()
         self.letters = DeadLetters()
         self.modules: Mapping[str, ModuleProxy] = {}
-        self.quiesce: Quiesce[Any] | None = None  # the switch that waits for its moment
+        self.quiesce: Quiesce[Any] | None = (
+            None  # the switch that waits for its moment; each pump tells it of one
+        )
         self._ids = itertools.count(first_message_id)
 
     def message(self, type_: str, body: object, sender: str) -> Message:
         """A new message with its id and time."""
         return Message(type_, body, sender, next(self._ids), self.clock.wall())
-
-    def boundary(self) -> None:
-        """Between two units: the moment a switch may be waiting for."""
-        if self.quiesce is not None:
-            self.quiesce.try_now()
 
     def rewire(self, wiring: Wiring) -> None:
         """Replace modules, names and subscriptions. Cannot raise."""

@@ -14,7 +14,7 @@ from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.module import Module
 
 if TYPE_CHECKING:
-    from orchestrator.runtime.proxy import ModuleProxy
+    from orchestrator.runtime.voice import Voice
 
 
 class BoundHandler:
@@ -96,14 +96,14 @@ class Implementation:
                 f"{self.name} {self.version}, state version {self.blueprint.state_version}: {error}"
             ) from None
 
-    def attach(self, port: ModuleProxy, state: object) -> None:
+    def attach(self, voice: Voice, state: object) -> None:
         """Enter service: from here `state`, `send`, `publish` and `ask` work. Cannot raise."""
         self.instance.state = state
-        self.instance._port = port  # noqa: SLF001  # the runtime is the port's other side
+        self.instance._voice = voice  # noqa: SLF001  # the runtime is its other side
 
     def detach(self) -> None:
         """Leave service: what is left of this version can no longer speak."""
-        self.instance._port = None  # noqa: SLF001
+        self.instance._voice = None  # noqa: SLF001
 
     async def stop(self) -> None:
         """Let the author's `stop()` run, once, whatever it raises."""

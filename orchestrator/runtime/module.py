@@ -13,7 +13,7 @@ from orchestrator.runtime.state import Step
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from orchestrator.runtime.proxy import ModuleProxy
+    from orchestrator.runtime.voice import Voice
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])  # Any: an author's method has its own parameters
@@ -90,7 +90,7 @@ class Module(Generic[S]):
     version: str
     config: Mapping[str, Any]  # Any: the composition's own values
     log: Logger
-    _port: ModuleProxy | None = None
+    _voice: Voice | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -131,11 +131,11 @@ class Module(Generic[S]):
 
         Raises UnknownName at once if nothing is bound to the name, NotInService outside a unit of a serving version.
         """
-        self._serving("send").emit_send(name, type, body)
+        self._serving("send").send(name, type, body)
 
     def publish(self, topic: str, body: object = None) -> None:
         """Publish an event when this unit of work ends. Raises NotInService outside a unit of a serving version."""
-        self._serving("publish").emit_event(topic, body)
+        self._serving("publish").publish(topic, body)
 
     @overload
     def ask(self, name: str, type: str, body: object = None, *, timeout_s: float = 5.0) -> Awaitable[Any]: ...
@@ -156,15 +156,15 @@ class Module(Generic[S]):
 
         Raises UnknownName, AskCycle, AskTimeout, HandlerFailed, NotInService.
         """
-        return self._serving("ask").ask_from_unit(name, type, body, timeout_s, returns)
+        return self._serving("ask").ask(name, type, body, timeout_s, returns)
 
-    def _serving(self, what: str) -> ModuleProxy:
-        if self._port is None:
+    def _serving(self, what: str) -> Voice:
+        if self._voice is None:
             raise NotInService(
                 f"{what}() was called on an implementation of {getattr(self, 'name', type(self).__name__)} that is not "
                 "in service. Send from a handler, a tick or an event; prepare() and stop() have no mailbox."
             )
-        return self._port
+        return self._voice
 
     def __getattr__(self, name: str) -> NoReturn:
         if name == "state":  # set when the switch attaches it, so that a handler pays nothing for this check

@@ -155,7 +155,7 @@ class Quiesce(Generic[T]):
             admit = waiting_for(proxy.mailbox.queue, waited_for)
             if admit > proxy.admit:
                 proxy.admit = admit
-                proxy.rouse()
+                proxy.pump.rouse()
 
     def _waited_for(self) -> dict[str, ModuleProxy]:
         """The participants in a unit and all whom these wait for, over any number of others, outside the switch too."""
@@ -190,4 +190,4 @@ class Quiesce(Generic[T]):
         for proxy in self._proxies:
             if proxy.held is self:
                 proxy.held, proxy.admit = proxy.resting, 0  # one that is disabled stays held
-                proxy.rouse()
+                proxy.pump.rouse()

@@ -19,12 +19,12 @@ from loguru import logger
 
 from orchestrator.runtime.errors import Stalled
 from orchestrator.runtime.message import Message
-from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.pump import Pump
 
 SIGNAL = signal.SIGUSR2
 LOOKS = 4  # per stall_s
 
-_UNITS = frozenset({ModuleProxy._unit.__code__, ModuleProxy._answer_at_once.__code__})  # noqa: SLF001  # where units run
+_UNITS = frozenset({Pump._unit.__code__, Pump.answer_at_once.__code__})  # noqa: SLF001  # where units run
 
 
 class Watchdog:

@@ -1,0 +1,50 @@
+"""What becomes of a message that is not handled: its reason as a sentence, and its way to the dead letters (DESIGN §6, P2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.runtime.errors import BodyRefused, Leaving, Misfit, ModuleError, UnknownMessage
+from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+
+def is_tick(proxy: ModuleProxy, message: Message) -> bool:
+    """Whether it is a tick of one of the module's own timers: nobody sent it, so nobody misses it."""
+    return message.type[:1] == TIMER_MARK and message.sender == proxy.name
+
+
+def unknown(proxy: ModuleProxy, message: Message) -> UnknownMessage:
+    """The version in service has no handler for it."""
+    if message.topic is not None:
+        return UnknownMessage(f"{_title(proxy)} no longer subscribes to {message.type[1:]!r}")
+    known = ", ".join(sorted(t for t in proxy.handlers if is_authors(t))) or "nothing"
+    return UnknownMessage(f"{_title(proxy)} does not handle {message.type!r}; it handles: {known}")
+
+
+def refused(proxy: ModuleProxy, message: Message, error: BodyRefused) -> BodyRefused:
+    """Its body does not fit the handler's parameters."""
+    return BodyRefused(f"{_title(proxy)} refuses the body of {message.type!r}: {error}")
+
+
+def failure_of(proxy: ModuleProxy, message: Message, error: BaseException) -> ModuleError:
+    """What the author's code raised in a unit, as what an asker gets."""
+    if isinstance(error, Misfit):
+        return refused(proxy, message, error)
+    if proxy.implementation is not None:
+        return proxy.implementation.failure(message.type, error)
+    return Leaving(f"{proxy.name} has no implementation in service")
+
+
+def bury(proxy: ModuleProxy, message: Message, reason: ModuleError) -> None:
+    """Put the message to the dead letters; an asker who still waits gets the reason."""
+    proxy.dead += 1
+    proxy.app.letters.add(proxy.name, message, str(reason), proxy.app.clock.wall())
+    if message.reply is not None and not message.reply.done():
+        message.reply.set_exception(reason)
+
+
+def _title(proxy: ModuleProxy) -> str:
+    return f"{proxy.name} {proxy.implementation.version if proxy.implementation else '?'}"

@@ -1,0 +1,115 @@
+"""The voice of a module: what its units say to others, by send, publish and ask (DESIGN §5, "a unit of work").
+
+What is sent and published leaves when the unit ends; an ask first lets out what its unit sent before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchestrator.runtime.clock import within
+from orchestrator.runtime.errors import AskCycle, AskTimeout, BodyRefused, NotInService
+from orchestrator.runtime.message import Message
+from orchestrator.runtime.outbox import Output
+from orchestrator.runtime.waits import chain_to
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+
+class Voice:
+    """Speaks for the unit that is under way in one module; outside a unit it refuses."""
+
+    __slots__ = ("proxy",)
+
+    def __init__(self, proxy: ModuleProxy) -> None:
+        self.proxy = proxy
+
+    def send(self, name: str, type_: str, body: object) -> None:
+        """Called by the author's `send`: checked now, delivered when the unit ends."""
+        proxy = self.proxy
+        self._unit("send")
+        proxy.app.names.resolve(name)
+        proxy.outbox.queue.append(Output(name, type_, body))
+
+    def publish(self, topic: str, body: object) -> None:
+        """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
+        self._unit("publish")
+        self.proxy.outbox.queue.append(Output(topic, None, body))
+
+    async def ask(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
+        """Called by the author's `ask`: lets out what the unit sent before, then asks."""
+        proxy = self.proxy
+        path = (*self._unit("ask").path, proxy.name)
+        app = proxy.app
+        target = app.names.resolve(name)
+        if target.name in path:
+            raise AskCycle(
+                f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
+                "Nothing was sent. Send instead of ask on one of these edges."
+            )
+        if not proxy.outbox.empty and not proxy.outbox.let_out():
+            timeout_s = await self._flush_for_ask(name, type_, timeout_s)
+        if app.names.find(name) is not target:
+            target = app.names.resolve(name)
+        if target.waiting_for():
+            self._refuse_circle(target)
+        message = app.message(type_, body, proxy.name)
+        message.path = path
+        proxy.waits_on.append(target)
+        if app.quiesce is not None:
+            app.quiesce.look_again(proxy)
+        try:
+            reply = await target.ask(message, timeout_s, proxy)
+        finally:
+            proxy.waits_on.remove(target)
+        return reply if returns is None else _typed(reply, returns, target, type_)
+
+    async def _flush_for_ask(self, name: str, type_: str, timeout_s: float) -> float:
+        """Let out what the unit sent before; returns how much of the ask's time is left. Raises AskTimeout."""
+        clock, outbox = self.proxy.app.clock, self.proxy.outbox
+        deadline = clock.now() + timeout_s
+        try:
+            await within(clock, outbox.flush(), timeout_s)
+        except TimeoutError:
+            room_at = outbox.room_at.name if outbox.room_at is not None else "a full mailbox"
+            raise AskTimeout(
+                f"{name} was not asked {type_!r}: what this unit sent before waits for room at {room_at}, and found "
+                f"none in {timeout_s:g} s."
+            ) from None
+        return deadline - clock.now()
+
+    def _refuse_circle(self, target: ModuleProxy) -> None:
+        """Would `target`, directly or not, wait for this unit to end? Raises AskCycle.
+
+        Where somebody in the circle only waits for room, room is made instead (DESIGN §7.4).
+        """
+        chain = chain_to(target, self.proxy)
+        full = [proxy for proxy in chain if proxy.mailbox.late]
+        for proxy in full:
+            proxy.mailbox.admit_all()
+        if chain and not full:
+            raise AskCycle(
+                f"ask would wait in a circle: {' → '.join(p.name for p in (self.proxy, *chain))}. "
+                "Nothing was asked. Send instead of ask on one of these edges."
+            )
+
+    def _unit(self, what: str) -> Message:
+        unit = self.proxy.unit
+        if unit is None:
+            raise NotInService(
+                f"{what}() was called in {self.proxy.name} outside a unit of work. Use it in a handler, an event or a tick; "
+                "an intake returns its item and a handler of the same name sends."
+            )
+        return unit
+
+
+def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:
+    try:
+        return msgspec.convert(reply, returns)
+    except msgspec.ValidationError as error:
+        raise BodyRefused(
+            f"the reply of {target.name} to {type_!r} is not what returns= asks for: {error}"
+        ) from None
