@@ -1,7 +1,6 @@
 """The upgrader: looks at the refs, makes a plan, runs its transactions one after the other (DESIGN §4, §7).
 
-It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, the ledger remembers. Every wake-up only
-means "look again"; what is done depends on what is found, never on the order of arrival.
+It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, the ledger remembers; `Lookout` says when.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from dataclasses import dataclass
 from loguru import logger
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.clock import Timer, sleep_until
-from orchestrator.runtime.give_way import giving_way
+from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.loader import collect
 from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
@@ -23,6 +21,7 @@ from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
+from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import Group, Plan
@@ -47,7 +46,6 @@ from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
 from repo_store.release import RefMap
 
-AGAIN_S = 3.0  # after a look that could not read the repository
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
 
 
@@ -60,7 +58,7 @@ class Cause:
     reverts: int | None = None
 
 
-class Upgrader:
+class Upgrader(Lookout):
     """Keeps the application at what the refs ask for."""
 
     def __init__(
@@ -73,6 +71,7 @@ class Upgrader:
         *,
         kept: dict[str, KeptState] | None = None,
     ) -> None:
+        super().__init__(app.clock)
         self.app = app
         self.repository = repository
         self.planner = planner
@@ -80,29 +79,11 @@ class Upgrader:
         self.progress = Progress()
         self.retries = Retries(app.clock.now)
         self.outlook = Outlook()  # what the last look found
-        self._again: Timer | None = None
-        self.trouble = ""  # why the last look could not be done
         self._trial = trial
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
         self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
-        self._asked = 0
-        self._done = 0
-        self._passes = 0
-        self._settled_push = False
-        self._looking = False
-        self._wake = asyncio.Event()
-        self._passed = asyncio.Condition()
         self._retiring: set[asyncio.Task[None]] = set()
-
-    # -- being told to look ------------------------------------------------------------------------------------
-
-    def look(self, *, push_over: bool = False) -> int:
-        """Ask for a look at the refs; returns a number for `passed`. `push_over`: the refs are whole, one read will do."""
-        self._asked += 1
-        self._settled_push = self._settled_push or push_over
-        self._wake.set()
-        return self._asked
 
     def told(self, tags: Sequence[str], cause: Cause) -> None:
         """Remember who moved these tags and why, for the records that they lead to."""
@@ -111,70 +92,8 @@ class Upgrader:
     def _cause(self, group: Group) -> Cause:
         return next((self._causes[tag] for tag in group.tags if tag in self._causes), Cause("refs"))
 
-    async def passed(self, number: int) -> None:
-        """Return once a look that began after `look` returned this number has ended."""
-        async with self._passed:
-            await self._passed.wait_for(lambda: self._done >= number)
-
-    async def next_pass(self) -> None:
-        """Return once a further look has ended, asked for or due by itself."""
-        async with self._passed:
-            number = self._passes
-            await self._passed.wait_for(lambda: self._passes > number)
-
-    @property
-    def will_look_again(self) -> bool:
-        """Whether a further look is under way or due: asked for, a retry, or a repository that could not be read."""
-        due = self.retries.next_due is not None or self._again is not None
-        return due or self._looking or self._wake.is_set()
-
-    async def run(self) -> None:
-        """Look whenever asked, and when a retry is due, until cancelled."""
-        while True:
-            await self._wait()
-            asked, push_over = self._asked, self._settled_push
-            self._wake.clear()
-            self._settled_push = False
-            self._looking = True
-            self.trouble = await self._look_safely(push_over=push_over)
-            self._looking = False
-            async with self._passed:
-                self._done = asked
-                self._passes += 1
-                self._passed.notify_all()
-
-    async def _look_safely(self, *, push_over: bool) -> str:
-        """Look; returns why it could not be done, empty if it was."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        try:
-            async with giving_way():  # Git, the trial and the import run in threads
-                await self._look(push_over=push_over)
-        except StoreError as error:
-            logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
-            self._again = self.app.clock.call_at(self.app.clock.now() + AGAIN_S, self.look)
-            return str(error)
-        except JournalFailed as error:
-            logger.error("no more upgrades until the host is restarted: {}", error)
-            return str(error)
-        except Exception as error:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
-            logger.exception("a look at the repository failed")
-            return f"a bug in livetag, {type(error).__name__}: {error}; see the host's log"
-        return ""
-
-    async def _wait(self) -> None:
-        due = self.retries.next_due
-        if due is None:
-            await self._wake.wait()
-            return
-        timer = asyncio.ensure_future(sleep_until(self.app.clock, due))
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait([timer, wake], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            wake.cancel()
+    def _due(self) -> float | None:
+        return self.retries.next_due
 
     async def stop(self) -> None:
         """Wait for versions that are being retired."""

@@ -1,0 +1,113 @@
+"""When to look at the repository: whenever asked, when something is due, and again where it could not be read.
+
+Every wake-up only means "look again"; what is done depends on what is found, never on the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from loguru import logger
+
+from orchestrator.runtime.clock import Clock, Timer, sleep_until
+from orchestrator.runtime.give_way import giving_way
+from orchestrator.upgrade.errors import JournalFailed
+from repo_store.errors import StoreError
+
+AGAIN_S = 3.0  # after a look that could not read the repository
+
+
+class Lookout:
+    """Looks one time after the other, never twice at once. What a look does, and when one is due, a subclass says."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.trouble = ""  # why the last look could not be done
+        self._again: Timer | None = None
+        self._asked = 0
+        self._done = 0
+        self._passes = 0
+        self._settled_push = False
+        self._looking = False
+        self._wake = asyncio.Event()
+        self._passed = asyncio.Condition()
+
+    async def _look(self, *, push_over: bool) -> None:
+        """Look at the refs and do what is to be done. May raise StoreError or JournalFailed."""
+        raise NotImplementedError
+
+    def _due(self) -> float | None:
+        """When a look is due that nobody asked for, by the clock; None: never."""
+        raise NotImplementedError
+
+    def look(self, *, push_over: bool = False) -> int:
+        """Ask for a look at the refs; returns a number for `passed`. `push_over`: the refs are whole, one read will do."""
+        self._asked += 1
+        self._settled_push = self._settled_push or push_over
+        self._wake.set()
+        return self._asked
+
+    async def passed(self, number: int) -> None:
+        """Return once a look that began after `look` returned this number has ended."""
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._done >= number)
+
+    async def next_pass(self) -> None:
+        """Return once a further look has ended, asked for or due by itself."""
+        async with self._passed:
+            number = self._passes
+            await self._passed.wait_for(lambda: self._passes > number)
+
+    @property
+    def will_look_again(self) -> bool:
+        """Whether a further look is under way or due: asked for, a retry, or a repository that could not be read."""
+        waits = self._due() is not None or self._again is not None
+        return waits or self._looking or self._wake.is_set()
+
+    async def run(self) -> None:
+        """Look whenever asked, and when a retry is due, until cancelled."""
+        while True:
+            await self._wait()
+            asked, push_over = self._asked, self._settled_push
+            self._wake.clear()
+            self._settled_push = False
+            self._looking = True
+            self.trouble = await self._look_safely(push_over=push_over)
+            self._looking = False
+            async with self._passed:
+                self._done = asked
+                self._passes += 1
+                self._passed.notify_all()
+
+    async def _look_safely(self, *, push_over: bool) -> str:
+        """Look; returns why it could not be done, empty if it was."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            async with giving_way():  # Git, the trial and the import run in threads
+                await self._look(push_over=push_over)
+        except StoreError as error:
+            logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
+            self._again = self.clock.call_at(self.clock.now() + AGAIN_S, self.look)
+            return str(error)
+        except JournalFailed as error:
+            logger.error("no more upgrades until the host is restarted: {}", error)
+            return str(error)
+        except Exception as error:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
+            logger.exception("a look at the repository failed")
+            return f"a bug in livetag, {type(error).__name__}: {error}; see the host's log"
+        return ""
+
+    async def _wait(self) -> None:
+        due = self._due()
+        if due is None:
+            await self._wake.wait()
+            return
+        timer = asyncio.ensure_future(sleep_until(self.clock, due))
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait([timer, wake], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            wake.cancel()
