@@ -6,13 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_origin
 
-import msgspec
-
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.errors import DefinitionInvalid
 from orchestrator.runtime.handlers import Handler
 from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK, is_authors
 from orchestrator.runtime.module import MARK, Mark, Module
+from orchestrator.runtime.schema import schema_of
 from orchestrator.runtime.state import StateCodec, Steps
 
 
@@ -159,6 +158,6 @@ def describe(blueprint: Blueprint, entry: str) -> Description:
 
 def _schema(type_: Any) -> dict[str, Any]:
     try:
-        return msgspec.json.schema(type_)
+        return schema_of(type_)
     except TypeError as error:
         raise DefinitionInvalid(f"The state type {type_!r} is not plain data: {error}.") from error

@@ -14,6 +14,7 @@ import msgspec
 
 from orchestrator.runtime.errors import DefinitionInvalid, Misfit
 from orchestrator.runtime.message import Message
+from orchestrator.runtime.schema import NONE_IS_EMPTY, schema_of
 
 Arguments = Callable[[Message], tuple[Any, ...]]  # Any: bodies are the author's data
 
@@ -58,13 +59,13 @@ def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
     fields = [(name, hint, default) for name, hint, default in parameters if hint is not Message]
     try:
         if len(fields) == 1 and _takes_whole_body(fields[0][1]):
-            return msgspec.json.schema(fields[0][1]), _whole(fields[0][1], names)
+            return schema_of(fields[0][1]), _whole(fields[0][1], names)
         body_type = msgspec.defstruct(
             f"{function.__name__}_body",
             [(n, h) if d is inspect.Parameter.empty else (n, h, d) for n, h, d in _required_first(fields)],
             forbid_unknown_fields=True,
         )
-        return msgspec.json.schema(body_type), _fields(body_type, body_names, names)
+        return {**schema_of(body_type), NONE_IS_EMPTY: True}, _fields(body_type, body_names, names)
     except (TypeError, ValueError) as error:
         raise DefinitionInvalid(
             f"Handler {function.__qualname__}() takes what is not plain data: {str(error).splitlines()[-1]}. "
