@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.module import Module, every, handles, intake, subscribes
+from orchestrator.runtime.resource import resource
 
 if TYPE_CHECKING:
     from orchestrator import testing
 
-__all__ = ["Message", "Module", "every", "handles", "intake", "subscribes", "testing"]
+__all__ = ["Message", "Module", "every", "handles", "intake", "resource", "subscribes", "testing"]
 
 
 def __getattr__(name: str) -> object:

@@ -236,6 +236,7 @@ class ModuleUnderTest:
         await self.proxy.close("the test is over")
         if implementation is not None:
             await implementation.stop()
+        await self.proxy.resources.close()
 
     def _message(self, type_: str, body: object) -> Message:
         return decode_message(encode_message(self._app.message(type_, body, "")))
@@ -287,7 +288,7 @@ class _ClassSource:
     def __init__(self, cls: type[Module[Any]]) -> None:
         self._cls = cls
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
         """Nothing to try out: the test is the trial."""
 
     async def load(self) -> Code:

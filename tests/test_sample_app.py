@@ -72,7 +72,7 @@ class Written:
 class Untried(StagedSource):
     """A release that comes into service without its trial in a child process."""
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport:
+    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
         del state
         return TrialReport(b"", {})
 

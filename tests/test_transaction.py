@@ -6,7 +6,7 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -165,7 +165,7 @@ class Source:
         self._cls = cls
         self._error = try_out
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
         if self._error is not None:
             raise self._error
 

@@ -11,6 +11,7 @@ from orchestrator.runtime.errors import DefinitionInvalid
 from orchestrator.runtime.handlers import Handler
 from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK, is_authors
 from orchestrator.runtime.module import MARK, Mark, Module
+from orchestrator.runtime.resource import resources_of
 from orchestrator.runtime.schema import schema_of
 from orchestrator.runtime.state import StateCodec, Steps
 
@@ -18,7 +19,18 @@ from orchestrator.runtime.state import StateCodec, Steps
 class Blueprint:
     """A Module class, compiled: handlers by message type, patterns, timers, intakes, state and its steps."""
 
-    __slots__ = ("cls", "codec", "handlers", "intakes", "state_version", "steps", "subscriptions", "timers")
+    __slots__ = (
+        "cls",
+        "codec",
+        "each",
+        "handlers",
+        "intakes",
+        "resources",
+        "state_version",
+        "steps",
+        "subscriptions",
+        "timers",
+    )
 
     def __init__(self, cls: type[Module[Any]]) -> None:
         _refuse_init(cls)
@@ -31,6 +43,8 @@ class Blueprint:
         self.subscriptions: tuple[str, ...] = ()
         self.timers: dict[str, float] = {}
         self.intakes: tuple[str, ...] = ()
+        self.each: tuple[str, ...] = ()  # intakes with one task for each source
+        self.resources = resources_of(cls)
         for name, function, mark in _marked(cls):
             self._add(name, function, mark)
 
@@ -65,7 +79,11 @@ class Blueprint:
         elif mark.role == "intake":
             if not inspect.iscoroutinefunction(function):
                 raise DefinitionInvalid(f"{function.__qualname__}() is an @intake and must be `async def`.")
-            self.intakes = (*self.intakes, name)
+            if mark.each:
+                _check_takes_source(function)
+                self.each = (*self.each, name)
+            else:
+                self.intakes = (*self.intakes, name)
 
     def _add_handler(self, type_: str, method: str, function: Callable[..., Any], mark: Mark) -> None:
         if type_ in self.handlers:
@@ -114,6 +132,18 @@ def _refuse_async_hooks(cls: type[Module[Any]]) -> None:
             )
 
 
+def _check_takes_source(function: Callable[..., Any]) -> None:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if len(parameters) != 1 or parameters[0].kind not in {
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    }:
+        raise DefinitionInvalid(
+            f"{function.__qualname__}() is an @intake(each=True) and takes one parameter beside self: the source that "
+            "was given to attach()."
+        )
+
+
 def _state_version(cls: type[Module[Any]]) -> int:
     version: object = cls.state_version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -149,7 +179,7 @@ def describe(blueprint: Blueprint, entry: str) -> Description:
         handles={t: h.schema for t, h in blueprint.handlers.items() if is_authors(t)},
         subscribes=blueprint.subscriptions,
         timers=dict(blueprint.timers),
-        intakes=blueprint.intakes,
+        intakes=(*blueprint.intakes, *blueprint.each),
         state_version=blueprint.state_version,
         state_schema=_schema(blueprint.codec.type),
         migrations=tuple(sorted(blueprint.steps)),

@@ -21,6 +21,10 @@ class NotInService(ModuleError):
     """State, send or ask was used by an implementation that does not serve (yet, or any more)."""
 
 
+class ResourceAbsent(NotInService):
+    """A resource was read where it is not open (yet, or in a trial)."""
+
+
 class UnknownName(ModuleError):
     """No module is bound to the name."""
 

@@ -24,6 +24,7 @@ from orchestrator.runtime.mailbox import Mailbox
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.outbox import Outbox
 from orchestrator.runtime.pump import Pump
+from orchestrator.runtime.resources import Resources
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.voice import Voice
 from orchestrator.runtime.waits import leads_to
@@ -60,6 +61,7 @@ class ModuleProxy:
         self.pump = Pump(self)
         self._timers = Timers(app.clock, self._tick)
         self.intakes = Intakes(self)
+        self.resources = Resources(name)
         self._left: str | None = None  # why the module is no longer part of the application
 
     # -- service: what a switch does to a module ---------------------------------------------------------------

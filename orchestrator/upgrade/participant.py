@@ -6,7 +6,7 @@ Everything that can fail comes before `attach` (DESIGN §7.5): after it nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
@@ -44,8 +45,13 @@ class Code:
 class Source(Protocol):
     """Where a version's code comes from: a staged release, or a class in a test."""
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport | None:
-        """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed."""
+    async def try_out(
+        self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]
+    ) -> TrialReport | None:
+        """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed.
+
+        `open_keys`: the resources that the version in service has open, by name; the child opens only others.
+        """
 
     async def load(self) -> Code:
         """Load the version beside the others. Raises LoadFailed."""
@@ -96,6 +102,7 @@ class Participant:
         self._retyped = False  # another type under the same state version
         self._state: object = None
         self._handed: dict[str, Any] | None = None
+        self._opening: Opening | None = None
 
     @property
     def label(self) -> str:
@@ -132,7 +139,7 @@ class Participant:
         """
         if self.incoming is None:
             return None
-        return await self.incoming.source.try_out(self._state_copy())
+        return await self.incoming.source.try_out(self._state_copy(), self.proxy.resources.keys())
 
     def _state_copy(self) -> tuple[int, bytes] | None:
         if self.old is not None:
@@ -150,7 +157,7 @@ class Participant:
         return None if self._kept is None else (self._kept.state_version, self._kept.state)
 
     async def prepare(self) -> None:
-        """Load the new version beside the old one, construct it, find its migrations, and let it prepare.
+        """Load the new version beside the old one, construct it, find its migrations, open its resources, let it prepare.
 
         Raises VoteRefused; what was loaded is unloaded by `retire`.
         """
@@ -181,17 +188,23 @@ class Participant:
         self._retyped = not self._chain and self._type_changed(code.blueprint)
         if self._retyped and self.old is not None:
             self.new.check(self.old.state)
+        self._opening = Opening(self.new, self.proxy.resources.held)
+        await self._run("@resource", self._opening.run(), self.new)
+        await self._run("prepare()", _prepared(self.new), self.new)
+
+    async def _run(self, what: str, work: Coroutine[Any, Any, None], new: Implementation) -> None:
+        """Author code beside the version in service: whatever it raises is a vote no. Raises VoteRefused, ModuleError."""
         try:
-            await stepwise(_prepared(self.new), self._stall_s)
+            await stepwise(work, self._stall_s)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Overrun as error:
             raise VoteRefused(
-                f"prepare() held up the service and was {error} ({author_line(error, self.new.loaded)}). "
+                f"{what} held up the service and was {error} ({author_line(error, new.loaded)}). "
                 "It runs while the version before serves: give long work to asyncio.to_thread()"
             ) from None
         except BaseException as error:  # noqa: BLE001  # SystemExit in prepare() is a vote no, not the host's end
-            raise VoteRefused(_author_failed("prepare()", error, self.new)) from None
+            raise VoteRefused(_author_failed(what, error, new)) from None
 
     def _find_chain(self, blueprint: Blueprint) -> list[Step]:
         """The steps from the state there is to the new version; steps down live in the version that leaves."""
@@ -255,6 +268,8 @@ class Participant:
         """The new version is in service. Cannot raise: the decision has been made."""
         if self.new is not None:
             self.proxy.serve(self.new, self._state)
+            if self._opening is not None:
+                self.proxy.resources.use(self._opening)
             self.proxy.mailbox.limit = self.limits.mailbox_messages
             if self._kept is not None:
                 for message in self._kept.messages:
@@ -285,18 +300,31 @@ class Participant:
     async def retire(self, *, committed: bool) -> None:
         """Stop and unload the version that does not serve: the old one after a commit, else the new one."""
         leaving = self.old if committed else self.new
+        removed = committed and self.new is None
+        opening, self._opening = self._opening, None
         self.old = self.new = None
         self._state, self._handed, self._chain = None, None, []
         if leaving is None:
             return
-        try:
-            await within(self.app.clock, stepwise(leaving.stop(), self._stall_s), self.limits.load_s)
-        except (TimeoutError, Overrun):
-            logger.bind(module=self.name).warning(
-                "stop() of {} {} did not end within {:g} s", self.name, leaving.version, self.limits.load_s
-            )
+        await self._end("stop()", leaving.stop(), leaving.version)
+        resources = self.proxy.resources
+        if removed:
+            await self._end("closing the resources", resources.close(), leaving.version)
+        elif committed:
+            await self._end("closing the resources", resources.close_unused(), leaving.version)
+        elif opening is not None:
+            await self._end("closing the resources", opening.undo(), leaving.version)
         if leaving.loaded is not None:
             leaving.loaded.unload()
+
+    async def _end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
+        """Let author code of a version that leaves run to its end, or say that it did not in time."""
+        try:
+            await within(self.app.clock, stepwise(work, self._stall_s), self.limits.load_s)
+        except (TimeoutError, Overrun):
+            logger.bind(module=self.name).warning(
+                "{} of {} {} did not end within {:g} s", what, self.name, version, self.limits.load_s
+            )
 
 
 async def _prepared(implementation: Implementation) -> None:

@@ -39,7 +39,7 @@ class StagedSource:
         self._config = config
         self._limits = limits
 
-    async def try_out(self, state: tuple[int, bytes] | None) -> TrialReport:
+    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
         """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
         version, data = state if state is not None else (1, None)
         rehearsal = Rehearsal(
@@ -48,6 +48,7 @@ class StagedSource:
             dict(self._config),
             data,
             version,
+            open_keys=dict(open_keys),
             way_back=not self._manifest.one_way,
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)

@@ -22,14 +22,15 @@ from typing import Any, NoReturn
 import msgspec
 
 from orchestrator.runtime.blueprint import describe
-from orchestrator.runtime.errors import MigrationMissing, ModuleError, StateInvalid
+from orchestrator.runtime.errors import MigrationMissing, ModuleError, ResourceAbsent, StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
+from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
 from orchestrator.runtime.wayback import lost_going_down
 
-LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "prepare"})
+LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "resources", "prepare"})
 """The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
 
 EXIT_SPEECHLESS = 71
@@ -50,7 +51,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
     """What a trial does beyond describing: who the module is, and the state it would start from.
 
     `state` is msgpack of a state of `state_version`; None is a first start. `way_back`: a state that is migrated up
-    is also taken down and up again, and what does not come back is reported.
+    is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
+    version in service has open, name → key; they are not opened a second time.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     state: bytes | None = None
     state_version: int = 1
     way_back: bool = True
+    open_keys: dict[str, bytes] = {}
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -91,6 +94,15 @@ def limit_name(step: str, limits: ChildLimits) -> str:
     """What the limit of a step is called where its value comes from."""
     own = step in LOADING and limits.load_s <= limits.time_s
     return "limits.load_s" if own else "the host's trial.time_s"
+
+
+def _misses_resource(error: BaseException | None) -> bool:
+    """Whether it failed for want of a resource that a trial does not open, however the author wrapped that."""
+    while error is not None:
+        if isinstance(error, ResourceAbsent):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Unfit(Exception):
@@ -197,16 +209,19 @@ class _Worker:
         """Walk the life of an implementation up to service, test it, and stop it."""
         instance = implementation.instance
         state = self._state(implementation, rehearsal)
-        await self._hook("prepare", instance.prepare)
-        first = rehearsal.state is None
+        opening = Opening(implementation, {}, left_out=rehearsal.open_keys)
+        await self._hook("resources", opening.run)
+        whole = await self._hook("prepare", instance.prepare)
+        first = rehearsal.state is None and not rehearsal.open_keys
         if first:
             self.step("take_over")
             instance.take_over({})
         # One that takes resources over lives on what only the version in service can give: no test of it here.
-        if first or type(instance).take_over is Module.take_over:
+        if whole and (first or type(instance).take_over is Module.take_over):
             instance.state = state
             await self._hook("self_test", instance.self_test)
         await self._hook("stop", instance.stop)
+        await self._hook("resources", opening.undo)
 
     def _state(self, implementation: Implementation, rehearsal: Rehearsal) -> Any:
         """The state that it would start from, in its own shape. Any: it is the author's."""
@@ -257,8 +272,11 @@ class _Worker:
                 f"Give this one state_version = {version + 1}, and steps up and down"
             ) from None
 
-    async def _hook(self, name: str, hook: Callable[[], Awaitable[None]]) -> None:
-        """Run one of the author's coroutines, and say where it waits if its time is over."""
+    async def _hook(self, name: str, hook: Callable[[], Awaitable[None]]) -> bool:
+        """Run one of the author's coroutines, and say where it waits if its time is over.
+
+        False: it went as far as it could without a resource that only the version in service has open.
+        """
         self.step(name)
         given = hook()
         if not inspect.isawaitable(given):
@@ -274,7 +292,14 @@ class _Worker:
             raise Unfit(
                 f"{name}() did not end within {limit_name(name, limits)} = {limit_s:g} s, it still waits{where}"
             )
-        await task
+        try:
+            await task
+        except Exception as error:
+            rehearsal = self._request.rehearsal
+            if rehearsal is None or not rehearsal.open_keys or not _misses_resource(error):
+                raise
+            return False
+        return True
 
     def _place(self, filename: str, line: int) -> str:
         return f"{filename.removeprefix(self._request.folder + os.sep)} line {line}"
@@ -282,7 +307,8 @@ class _Worker:
     def failure(self, error: BaseException) -> Report:
         """Say what went wrong as a sentence, without holding on to what filled the memory."""
         place = author_line(error, self._loaded)
-        if isinstance(error, StateInvalid) and self._step == "migrate":
+        said_by_us = {"migrate": StateInvalid, "resources": ModuleError}.get(self._step)
+        if said_by_us is not None and isinstance(error, said_by_us):
             text = f"{CALLS[self._step]}: {error}"
         elif isinstance(error, (Unfit, ModuleError)):
             text = str(error)
@@ -307,6 +333,7 @@ CALLS = {
     "initial_state": "initial_state()",
     "migrate": "the migration of a copy of the state",
     "way_back": "the way back, tried on a copy of the state,",
+    "resources": "@resource",
     "prepare": "prepare()",
     "take_over": "take_over()",
     "self_test": "self_test()",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -39,7 +39,7 @@ class Counter(Module[dict[str, Any]]):
 
 
 class Source:
-    async def try_out(self, state: tuple[int, bytes] | None) -> None:
+    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
         """A switch is what is measured."""
 
     async def load(self) -> Code:
