@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.module import Module, every, handles, intake, subscribes
 from orchestrator.runtime.resource import resource
+from orchestrator.runtime.table import Table
 
 if TYPE_CHECKING:
     from orchestrator import testing
 
-__all__ = ["Message", "Module", "every", "handles", "intake", "resource", "subscribes", "testing"]
+__all__ = ["Message", "Module", "Table", "every", "handles", "intake", "resource", "subscribes", "testing"]
 
 
 def __getattr__(name: str) -> object:

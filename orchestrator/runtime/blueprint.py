@@ -14,6 +14,7 @@ from orchestrator.runtime.module import MARK, Mark, Module
 from orchestrator.runtime.resource import resources_of
 from orchestrator.runtime.schema import schema_of
 from orchestrator.runtime.state import StateCodec, Steps
+from orchestrator.runtime.table_types import find_tables
 
 
 class Blueprint:
@@ -29,6 +30,7 @@ class Blueprint:
         "state_version",
         "steps",
         "subscriptions",
+        "tables",
         "timers",
     )
 
@@ -39,6 +41,7 @@ class Blueprint:
         self.state_version: int = _state_version(cls)
         self.codec = StateCodec(state_type(cls))
         self.steps: Steps = dict(cls._migrations)  # the class keeps them for us
+        self.tables = find_tables(cls, cls._table_steps)
         self.handlers: dict[str, Handler] = {}
         self.subscriptions: tuple[str, ...] = ()
         self.timers: dict[str, float] = {}
@@ -183,6 +186,7 @@ def describe(blueprint: Blueprint, entry: str) -> Description:
         state_version=blueprint.state_version,
         state_schema=_schema(blueprint.codec.type),
         migrations=tuple(sorted(blueprint.steps)),
+        tables={name: table.describe() for name, table in blueprint.tables.items()},
     )
 
 

@@ -7,6 +7,15 @@ from typing import Any
 import msgspec
 
 
+class TableDescription(msgspec.Struct, frozen=True):
+    """A Table as data: its version, what keys and records are, without names of classes, and the steps it has."""
+
+    version: int
+    key_schema: dict[str, Any]
+    record_schema: dict[str, Any]
+    migrations: tuple[tuple[int, int], ...] = ()
+
+
 class Description(msgspec.Struct, frozen=True):
     """What a plan can check without loading the code. `entry` is `module:Class`; schemas are JSON Schema."""
 
@@ -18,3 +27,4 @@ class Description(msgspec.Struct, frozen=True):
     state_version: int
     state_schema: dict[str, Any]
     migrations: tuple[tuple[int, int], ...]
+    tables: dict[str, TableDescription] = {}

@@ -84,6 +84,7 @@ class Module(Generic[S]):
 
     state_version: ClassVar[int] = 1
     _migrations: ClassVar[dict[tuple[int, int], Step]] = {}
+    _table_steps: ClassVar[dict[str, dict[tuple[int, int], Step]]] = {}
 
     state: S
     name: str
@@ -95,13 +96,26 @@ class Module(Generic[S]):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         cls._migrations = dict(cls._migrations)  # each class has its own steps, beside what it inherits
+        cls._table_steps = {name: dict(steps) for name, steps in cls._table_steps.items()}
 
+    @overload
     @classmethod
-    def migrates(cls, before: int, after: int) -> Callable[[F], F]:
-        """Register a step that takes a state of version `before` and returns one of version `after`."""
+    def migrates(cls, before: int, after: int, /) -> Callable[[F], F]: ...
+    @overload
+    @classmethod
+    def migrates(cls, table: str, before: int, after: int, /) -> Callable[[F], F]: ...
+    @classmethod
+    def migrates(cls, *between: Any) -> Callable[[F], F]:
+        """Register a step that takes a state of version `before` and returns one of version `after`.
+
+        With the name of a Table first, a step of its records: a pure function of the key and one record, as plain data
+        (lists for tuples), run when the record is touched first or by the sweep. Source: DESIGN §5.
+        """
+        *table, before, after = between
 
         def register(step: F) -> F:
-            cls._migrations[before, after] = step
+            steps = cls._table_steps.setdefault(table[0], {}) if table else cls._migrations
+            steps[before, after] = step
             return step
 
         return register

@@ -25,6 +25,8 @@ from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.outbox import Outbox
 from orchestrator.runtime.pump import Pump
 from orchestrator.runtime.resources import Resources
+from orchestrator.runtime.table_sweep import Sweep
+from orchestrator.runtime.tables import ModuleTables, first_tables
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.voice import Voice
 from orchestrator.runtime.waits import leads_to
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.runtime.implementation import BoundHandler, Implementation
     from orchestrator.runtime.quiesce import Quiesce
     from orchestrator.runtime.rest import Resting
+    from orchestrator.runtime.table_live import LiveTable
 
 
 class ModuleProxy:
@@ -56,9 +59,12 @@ class ModuleProxy:
         self.handled = 0
         self.dead = 0
         self.ticks: set[str] = set()  # timers whose tick waits in the mailbox
+        self.tables = ModuleTables()
+        self.written: list[LiveTable] = []  # tables that the unit under way has written to
         self.outbox = Outbox(self)
         self.voice = Voice(self)
         self.pump = Pump(self)
+        self.sweep = Sweep(self)
         self._timers = Timers(app.clock, self._tick)
         self.intakes = Intakes(self)
         self.resources = Resources(name)
@@ -66,12 +72,21 @@ class ModuleProxy:
 
     # -- service: what a switch does to a module ---------------------------------------------------------------
 
-    def serve(self, implementation: Implementation, state: object) -> None:
-        """Put an implementation in service with its state. Cannot raise; called between two units."""
+    def serve(
+        self, implementation: Implementation, state: object, tables: ModuleTables | None = None
+    ) -> None:
+        """Put an implementation in service with its state and its tables (None: empty ones).
+
+        Cannot raise; called between two units.
+        """
+        self.sweep.stop()
         if self.implementation is not None:
             self.implementation.detach()
+            self.tables.detach(self.implementation.instance)
         self.implementation = implementation
         self.handlers = implementation.handlers
+        self.tables = first_tables(implementation) if tables is None else tables
+        self.tables.attach(self, implementation.instance)
         implementation.attach(self.voice, state)
 
     def start(self) -> None:
@@ -83,12 +98,14 @@ class ModuleProxy:
             self._timers.set(implementation.blueprint.timers)
             self.intakes.set(implementation.blueprint.intakes)
         self.pump.start()
+        self.sweep.start()
 
     async def close(self, reason: str) -> None:
         """Leave service: end timers, intakes and the pump; a unit still under way is cut and goes to the dead letters."""
         self._timers.stop()
         await self.intakes.stop()
         await self.pump.close(reason)
+        self.sweep.stop()
         self.outbox.hand_in()
         if self.implementation is not None:
             self.implementation.detach()

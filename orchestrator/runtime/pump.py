@@ -18,6 +18,7 @@ from orchestrator.runtime.errors import Leaving, ModuleError, UnknownMessage, er
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.table_live import keep_writes, undo_writes
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Turn
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 class Pump:
     """The task that handles the messages of one module."""
 
-    __slots__ = ("_app", "_closing", "_given", "_outbox", "_proxy", "_task", "wake")
+    __slots__ = ("_app", "_closing", "_given", "_outbox", "_proxy", "_task", "_written", "wake")
 
     def __init__(self, proxy: ModuleProxy) -> None:
         self._proxy = proxy
         self._app = proxy.app
         self._outbox = proxy.outbox
         self._given = proxy.outbox.queue
+        self._written = proxy.written
         self.wake: asyncio.Future[None] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +58,7 @@ class Pump:
             await asyncio.wait([task], timeout=1.0)
         if proxy.unit is not None:
             self._given.clear()
+            undo_writes(self._written)
             bury(proxy, proxy.unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
             proxy.unit = None
 
@@ -107,7 +110,7 @@ class Pump:
             if queue:
                 await asyncio.sleep(0)
 
-    async def _unit(self, message: Message) -> None:  # noqa: C901  # the hot path, written out
+    async def _unit(self, message: Message) -> None:  # noqa: C901, PLR0912  # the hot path, written out
         proxy = self._proxy
         proxy.unit = message
         if (
@@ -139,6 +142,8 @@ class Pump:
         if task is not None and task._must_cancel:  # type: ignore[attr-defined]  # noqa: SLF001  # told nowhere else
             await self._outlive(task)
         everything_left = not self._given or self._outbox.let_out()
+        if self._written:
+            keep_writes(self._written)
         proxy.unit = None
         if self._app.quiesce is not None:
             self._app.quiesce.try_now()
@@ -159,6 +164,8 @@ class Pump:
             return result
         finally:
             everything_left = not self._given or self._outbox.let_out()
+            if self._written:
+                keep_writes(self._written)
             proxy.unit = None
             if self._app.quiesce is not None:
                 self._app.quiesce.try_now()
@@ -184,6 +191,8 @@ class Pump:
         """A unit that raised: it sends nothing, its message goes to the dead letters; returns what an asker gets."""
         proxy = self._proxy
         self._given.clear()
+        if self._written:
+            undo_writes(self._written)
         if handler is None and isinstance(error, UnknownMessage):
             failure: ModuleError = error
         else:

@@ -24,6 +24,8 @@ from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
+from orchestrator.runtime.table_store import Shards
+from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.records import Change
@@ -103,6 +105,8 @@ class Participant:
         self._state: object = None
         self._handed: dict[str, Any] | None = None
         self._opening: Opening | None = None
+        self._tables: ModuleTables | None = None
+        self._shards: dict[str, Shards] = {}
 
     @property
     def label(self) -> str:
@@ -188,6 +192,8 @@ class Participant:
         self._retyped = not self._chain and self._type_changed(code.blueprint)
         if self._retyped and self.old is not None:
             self.new.check(self.old.state)
+        self.proxy.tables.check(code.blueprint, code.loaded)
+        self._shards = fresh_shards(code.blueprint)
         self._opening = Opening(self.new, self.proxy.resources.held)
         await self._run("@resource", self._opening.run(), self.new)
         await self._run("prepare()", _prepared(self.new), self.new)
@@ -231,6 +237,7 @@ class Participant:
         """Make the state ready: by reference if its version is the same (and it holds no Enum of the old one's), else a copy."""
         if self.new is None:
             return
+        self._tables = self.proxy.tables.successor(self.new.blueprint, self.new.loaded, self._shards)
         if self.old is not None:
             state, codec = self.old.state, self.new.blueprint.codec
             same = not (self._chain or self._retyped)
@@ -267,7 +274,7 @@ class Participant:
     def attach(self) -> None:
         """The new version is in service. Cannot raise: the decision has been made."""
         if self.new is not None:
-            self.proxy.serve(self.new, self._state)
+            self.proxy.serve(self.new, self._state, self._tables)
             if self._opening is not None:
                 self.proxy.resources.use(self._opening)
             self.proxy.mailbox.limit = self.limits.mailbox_messages
@@ -304,6 +311,7 @@ class Participant:
         opening, self._opening = self._opening, None
         self.old = self.new = None
         self._state, self._handed, self._chain = None, None, []
+        self._tables, self._shards = None, {}
         if leaving is None:
             return
         await self._end("stop()", leaving.stop(), leaving.version)
@@ -314,7 +322,7 @@ class Participant:
             await self._end("closing the resources", resources.close_unused(), leaving.version)
         elif opening is not None:
             await self._end("closing the resources", opening.undo(), leaving.version)
-        if leaving.loaded is not None:
+        if leaving.loaded is not None and not self.proxy.tables.keep(leaving.loaded):
             leaving.loaded.unload()
 
     async def _end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
