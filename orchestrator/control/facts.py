@@ -44,6 +44,13 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
         "last_change": _last(ledger, upgrader.outlook.refs),
+        "leftovers": [
+            {"module": x.remains.name, "version": x.remains.version, "held_by": list(x.held_by), "at": x.at}
+            for x in upgrader.retirements.leftovers
+        ],
+        "kept": [
+            {"module": x.name, "version": x.version, "as": x.kept_as} for x in upgrader.retirements.kept
+        ],
         "problem": upgrader.book.journal.failed or upgrader.trouble or None,
     }
 

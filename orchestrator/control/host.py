@@ -20,6 +20,7 @@ from orchestrator.control.operations import Operations
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import within
+from orchestrator.runtime.collecting import freeze_the_living
 from orchestrator.runtime.errors import Overrun, QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
@@ -95,6 +96,7 @@ class _Host:
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         recovered = await bring_back(app, book, repository, images, self._config.trial)
+        await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
         planner = Planner(app, repository, _environment(), prereleases=self._config.host.prereleases)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)

@@ -49,7 +49,17 @@ NOTHING: Final = _NoHandler()
 class Implementation:
     """A version beside others: constructed, prepared, in service, stopped. It never runs before `attach`."""
 
-    __slots__ = ("blueprint", "entry", "handlers", "instance", "loaded", "name", "stopped", "version")
+    __slots__ = (
+        "__weakref__",
+        "blueprint",
+        "entry",
+        "handlers",
+        "instance",
+        "loaded",
+        "name",
+        "stopped",
+        "version",
+    )
 
     def __init__(
         self,
@@ -104,6 +114,10 @@ class Implementation:
     def detach(self) -> None:
         """Leave service: what is left of this version can no longer speak."""
         self.instance._voice = None  # noqa: SLF001
+
+    def forget_state(self) -> None:
+        """Let go of the state, which is the next version's by now. After `stop()`, which may read it."""
+        vars(self.instance).pop("state", None)
 
     async def stop(self) -> None:
         """Let the author's `stop()` run, once, whatever it raises."""

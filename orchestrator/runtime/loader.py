@@ -8,7 +8,6 @@ sees only its own version.
 from __future__ import annotations
 
 import builtins
-import gc
 import importlib
 import importlib.machinery
 import importlib.util
@@ -19,7 +18,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,9 +76,13 @@ class Loaded:
         number = next(_LOAD_NUMBERS)
         self._folder = str(folder)
         self.aliases = {top: f"{top}__{tag[:12]}_{number}" for top in tops}
-        self._finder = _Finder({a: folder / top for top, a in self.aliases.items()}, self._own_builtins())
+        self.own_import = (
+            self._make_import()
+        )  # held by each function and frame of the load, through its builtins
+        own = {**vars(builtins), "__import__": self.own_import}
+        self._finder = _Finder({a: folder / top for top, a in self.aliases.items()}, own)
 
-    def _own_builtins(self) -> dict[str, Any]:
+    def _make_import(self) -> Callable[..., ModuleType]:
         aliases, real = self.aliases, builtins.__import__
 
         def import_own(
@@ -94,7 +97,7 @@ class Loaded:
                 name = aliases[head] + dot + rest
             return real(name, globals_, locals_, fromlist or (), level)
 
-        return {**vars(builtins), "__import__": import_own}
+        return import_own
 
     def import_top(self, top: str) -> ModuleType:
         """Import a package of this load by its public name (`counter` or `counter.core`)."""
@@ -194,8 +197,3 @@ def author_line(error: BaseException, loaded: Loaded | None = None) -> str:
         return "no line known"
     name = own[-1].filename
     return f"{name[len(root) :] if root and name.startswith(root) else Path(name).name} line {own[-1].lineno}"
-
-
-def collect() -> None:
-    """Free what was unloaded: versions die in reference cycles. Costs a full collection; never call it near a switch."""
-    gc.collect()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from orchestrator.runtime.clock import sleep_until
-from orchestrator.runtime.loader import collect
+from orchestrator.runtime.retirement import unload_and_free
 from orchestrator.runtime.table_store import SHARDS, Layer, TableStore
 
 if TYPE_CHECKING:
@@ -126,8 +126,5 @@ def finish(tables: ModuleTables) -> None:
 
 def release(tables: ModuleTables) -> None:
     """Unload the releases whose steps no record needs any more."""
-    freed = tables.let_go()
-    for loaded in freed:
-        loaded.unload()
-    if freed:
-        collect()
+    for loaded in tables.let_go():
+        unload_and_free(loaded)

@@ -23,6 +23,7 @@ from orchestrator.runtime.message import Message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
+from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
@@ -304,8 +305,11 @@ class Participant:
         else:
             await self.proxy.close(self.reason or "it was removed")
 
-    async def retire(self, *, committed: bool) -> None:
-        """Stop and unload the version that does not serve: the old one after a commit, else the new one."""
+    async def retire(self, *, committed: bool) -> Remains | None:
+        """Stop and unload the version that does not serve: the old one after a commit, else the new one.
+
+        Returns what there is to prove gone; None if there was no such version.
+        """
         leaving = self.old if committed else self.new
         removed = committed and self.new is None
         opening, self._opening = self._opening, None
@@ -313,7 +317,8 @@ class Participant:
         self._state, self._handed, self._chain = None, None, []
         self._tables, self._shards = None, {}
         if leaving is None:
-            return
+            return None
+        remains = Remains(leaving)
         await self._end("stop()", leaving.stop(), leaving.version)
         resources = self.proxy.resources
         if removed:
@@ -322,8 +327,17 @@ class Participant:
             await self._end("closing the resources", resources.close_unused(), leaving.version)
         elif opening is not None:
             await self._end("closing the resources", opening.undo(), leaving.version)
-        if leaving.loaded is not None and not self.proxy.tables.keep(leaving.loaded):
+        if removed:  # closed, and its state is kept: nobody comes back to this proxy
+            self.proxy.implementation = None
+            converters, self.proxy.tables = self.proxy.tables.kept, ModuleTables()
+            for loaded in converters:
+                loaded.unload()
+        leaving.forget_state()
+        if leaving.loaded is not None and self.proxy.tables.keep(leaving.loaded):
+            remains.kept_as = "converter of records that it wrote"
+        elif leaving.loaded is not None:
             leaving.loaded.unload()
+        return remains
 
     async def _end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
         """Let author code of a version that leaves run to its end, or say that it did not in time."""

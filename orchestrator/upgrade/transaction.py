@@ -17,6 +17,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application, Wiring
 from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout, error_text
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
+from orchestrator.runtime.retirement import Remains
 from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.errors import (
@@ -261,10 +262,14 @@ class UpgradeTransaction:
             await self._log.write(RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages))
         return Outcome(self._txn, "rolled_back", reason, fault, pause)
 
-    async def retire(self, outcome: Outcome) -> None:
-        """Stop and unload what does not serve. After the outcome was told: nobody waits for it."""
-        for participant in self._participants:
-            await participant.retire(committed=outcome.result != "rolled_back")
+    async def retire(self, outcome: Outcome) -> list[Remains]:
+        """Stop and unload what does not serve; returns what there is to prove gone.
+
+        After the outcome was told: nobody waits for it.
+        """
+        committed = outcome.result != "rolled_back"
+        left = [await participant.retire(committed=committed) for participant in self._participants]
+        return [remains for remains in left if remains is not None]
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,6 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
-from orchestrator.runtime.loader import collect
 from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.book import Book
@@ -38,6 +37,7 @@ from orchestrator.upgrade.records import (
     Unchanged,
 )
 from orchestrator.upgrade.repository import Repository
+from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
 from orchestrator.upgrade.source import incoming_release
@@ -83,6 +83,7 @@ class Upgrader(Lookout):
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
         self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
+        self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
 
     def told(self, tags: Sequence[str], cause: Cause) -> None:
@@ -304,8 +305,8 @@ class Upgrader(Lookout):
 
     def _retire(self, transaction: UpgradeTransaction, outcome: Outcome) -> None:
         async def retire() -> None:
-            await transaction.retire(outcome)
-            await asyncio.get_running_loop().run_in_executor(None, collect)
+            for remains in await transaction.retire(outcome):
+                await self.retirements.prove(remains)
 
         task = asyncio.ensure_future(retire())
         self._retiring.add(task)

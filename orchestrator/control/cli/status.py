@@ -24,6 +24,14 @@ def show_status(status: Status) -> None:
     for held in status.quarantine:
         tag = f" ({held.tag})" if held.tag else ""
         say(f"quarantined: {held.module} at {held.commit[:12]}{tag}: {held.reason}", style="yellow")
+    for kept in status.kept:
+        say(f"kept loaded: {kept.module} {kept.version}, as {kept.purpose}")
+    for left in status.leftovers:
+        holders = "; ".join(left.held_by) or "its holder was not found"
+        say(
+            f"not gone: {left.module} {left.version}, which left service {ago(left.at)}: {holders}",
+            style="yellow",
+        )
     if status.dead_letters:
         say(f"dead letters: {status.dead_letters}; see livetag dead-letters list", style="yellow")
     if status.problem:

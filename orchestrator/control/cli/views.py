@@ -72,6 +72,19 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     can_undo: bool = True
 
 
+class Leftover(msgspec.Struct, frozen=True):
+    module: str
+    version: str = ""
+    held_by: list[str] = []
+    at: float | str | None = None
+
+
+class Kept(msgspec.Struct, frozen=True, rename={"purpose": "as"}):
+    module: str
+    version: str = ""
+    purpose: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     app: str | None = None
     host: HostStatus = HostStatus()
@@ -80,6 +93,8 @@ class Status(msgspec.Struct, frozen=True):
     quarantine: list[Quarantined] = []
     waiting: list[Waiting] = []
     dead_letters: int = 0
+    leftovers: list[Leftover] = []
+    kept: list[Kept] = []
     problem: str | None = None
     availability: float | None = None
     last_change: HistoryEntry | None = None
