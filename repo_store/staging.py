@@ -30,7 +30,7 @@ from repo_store.tree import SYMLINK, TREE, TreeEntry, object_id, tree_object
 DESCRIPTION = Path(".livetag") / "description.json"
 MADE_BY = Path(".livetag") / "made-by.txt"
 # Byte-code and description hold for the interpreter that made them: another one stages anew, out of Git.
-_MAKER = f"stage 1, {sys.implementation.cache_tag}\n"
+_MAKER = f"stage 2, {sys.implementation.cache_tag}\n"
 _UNFINISHED = ".tmp-"
 _PYCACHE = "__pycache__"
 

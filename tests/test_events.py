@@ -9,7 +9,8 @@ import pytest
 
 from livetag import Message, handles, subscribes
 from orchestrator.runtime.errors import MailboxFull
-from orchestrator.runtime.events import EventManager, topic_matches
+from orchestrator.runtime.events import EventManager
+from orchestrator.runtime.topics import topic_matches
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, implement, running, state_of, until, wire
 

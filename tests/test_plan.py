@@ -12,7 +12,7 @@ from orchestrator.runtime.description import Description
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.checks import Environment, Live
 from orchestrator.upgrade.desired import Wish, desired, wishes
-from orchestrator.upgrade.plan import Plan, joined, make_plan
+from orchestrator.upgrade.plan import Plan, make_plan
 from orchestrator.upgrade.records import Entry
 from repo_store.manifest import AppManifest, ModuleManifest, ModuleSpec, Requires
 from repo_store.release import RefMap, Release, Tag, TagRef, Version, parse_tag
@@ -77,6 +77,7 @@ def plan(candidates: list[Candidate], table: list[Entry], **more: Any) -> Plan:
         app_ref=more.get("app_ref"),
         live=more.get("live", {}),
         environment=HERE,
+        together=more.get("together", ()),
     )
 
 
@@ -284,6 +285,6 @@ def test_a_module_that_is_loaded_already_keeps_its_state_version_when_only_its_n
 
 
 def test_tags_of_one_rollback_are_one_transaction_whatever_their_commits() -> None:
-    apart = plan([candidate("a/v1.0.1", "c1"), candidate("b/v1.0.1", "c2"), candidate("c/v1.0.0", "c3")], [])
-    together = joined(apart, [frozenset({"a/v1.0.1", "b/v1.0.1"})])
+    tags = [candidate("a/v1.0.1", "c1"), candidate("b/v1.0.1", "c2"), candidate("c/v1.0.0", "c3")]
+    together = plan(tags, [], together=[frozenset({"a/v1.0.1", "b/v1.0.1"})])
     assert [group.tags for group in together.ready] == [("a/v1.0.1", "b/v1.0.1"), ("c/v1.0.0",)]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from msgspec import Meta, inspect
 
 from orchestrator.runtime.handlers import Handler
-from orchestrator.runtime.schema import Schema, schema_of
-from orchestrator.upgrade.shapes import UNKNOWN, narrower
+from orchestrator.runtime.schema import UNKNOWN, Schema, schema_of
+from orchestrator.upgrade.shapes import narrower
 
 Type = Any  # Any: a type expression has no type
 

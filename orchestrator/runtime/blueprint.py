@@ -187,6 +187,7 @@ def describe(blueprint: Blueprint, entry: str) -> Description:
         state_schema=_schema(blueprint.codec.type),
         migrations=tuple(sorted(blueprint.steps)),
         tables={name: table.describe() for name, table in blueprint.tables.items()},
+        hears={t[1:]: h.schema for t, h in blueprint.handlers.items() if t.startswith(TOPIC_MARK)},
     )
 
 

@@ -6,16 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.runtime.message import TOPIC_MARK
+from orchestrator.runtime.topics import topic_matches
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
-
-
-def topic_matches(pattern: str, topic: str) -> bool:
-    """Does the topic fall under the pattern? `clock.*` takes `clock.tick` and `clock.tick.late`, not `clock`."""
-    if pattern.endswith("*"):
-        return topic.startswith(pattern[:-1])
-    return pattern == topic
 
 
 class Subscription:

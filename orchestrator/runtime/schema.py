@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 Schema = dict[str, Any]  # Any: JSON
+UNKNOWN: Schema = {"unknown": True}  # what nobody can say without running the code
 NONE_IS_EMPTY = (
     "noneIsEmpty"  # of a body whose fields are a handler's parameters: sent without a body, it is {}
 )

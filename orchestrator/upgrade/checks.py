@@ -9,21 +9,22 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from orchestrator.runtime.description import Description
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.state import find_chain
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.records import Change
 from repo_store.manifest import ModuleManifest
-from repo_store.release import Version
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the plan must know of a module in service: the types it accepts, its state steps."""
+    """What the plan must know of a module in service: the types it accepts, its state steps, and the rest if known."""
 
     accepts: frozenset[str] = frozenset()
     steps: frozenset[tuple[int, int]] = frozenset()
+    description: Description | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,17 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `why` says what it found."""
+    """One thing that was looked at; `why` says what it found.
+
+    `about` are the modules whose releases could make it hold; `loud`: it holds, and is said to who asked all the same.
+    """
 
     what: str
     ok: bool
     why: str
     fault: Fault | None = None  # None on a check that failed: the group waits, it does not fail
+    about: frozenset[str] = frozenset()
+    loud: bool = False
 
 
 def release_checks(
@@ -56,7 +62,7 @@ def release_checks(
         return
     yield from _environment_checks(change.name, candidate.manifest, environment)
     if change.before is not None and candidate.description is not None:
-        yield from _successor_checks(change, candidate, live)
+        yield from _state_checks(change, candidate, live)
 
 
 def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:
@@ -84,25 +90,10 @@ def _environment_checks(name: str, manifest: ModuleManifest, environment: Enviro
         yield Check(f"{name}: {text}", ok, why, None if ok else "release")
 
 
-def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Iterable[Check]:
-    """A new release accepts what the one before accepted, and its state has steps up and down (DESIGN §7.1)."""
+def _state_checks(change: Change, candidate: Candidate, live: Live) -> Iterable[Check]:
+    """Its state has steps up and down (DESIGN §7.1)."""
     description, before = candidate.description, change.before
     assert description is not None and before is not None  # noqa: S101, PT018  # the caller looked
-    missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
-    named = ", ".join(map(repr, missing))
-    if missing and _goes_back(change):  # an older version cannot have named what it did not know yet
-        why = f"{change.name}: going back, so messages of type {named} that still wait go to the dead letters"
-        yield Check(f"{change.name}: accepts what {before.version} accepted", True, why)
-        missing = []
-    yield Check(
-        f"{change.name}: accepts what {before.version} accepted",
-        not missing,
-        f"{change.name} no longer handles {named}, which {before.version} accepts, and such messages may be waiting. "
-        f"Handle {named}, or give it up in module.toml: drops = [{named}]"
-        if missing
-        else "it handles every type that may be waiting",
-        "release" if missing else None,
-    )
     start, end = before.state_version, description.state_version
     if start != end:
         cls = description.entry.rpartition(":")[2]
@@ -110,13 +101,6 @@ def _successor_checks(change: Change, candidate: Candidate, live: Live) -> Itera
         yield _chain_check(change.name, cls, steps, start, end)
         if end > start and not candidate.manifest.one_way:
             yield _way_back_check(change.name, cls, steps, end, start)
-
-
-def _goes_back(change: Change) -> bool:
-    """Whether the release is older than the one it replaces, by its own version, whatever tag selected it."""
-    if change.before is None or change.after is None:
-        return False
-    return Version.parse(change.after.version) < Version.parse(change.before.version)
 
 
 def _no_step(state: object) -> object:

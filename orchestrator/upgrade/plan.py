@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -12,7 +12,9 @@ from orchestrator.upgrade.checks import Check, Environment, Live, release_checks
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.release import APP, TagRef, Version
+from orchestrator.upgrade.resulting import Resulting
+from orchestrator.upgrade.successor import acceptance_checks
+from repo_store.release import APP, TagRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,19 @@ def make_plan(
     app_ref: TagRef | None,
     live: Mapping[str, Live],
     environment: Environment,
+    together: Sequence[frozenset[str]] = (),
 ) -> Plan:
     """The groups that lead from the table to the candidates.
 
-    `app_ref` is the composition's tag if there is one: only then a module that is no candidate leaves.
+    `app_ref` is the composition's tag if there is one: only then a module that is no candidate leaves. `together` are
+    sets of tags which are one transaction each, whatever their commits (a rollback of one).
     """
     changes, renamed = _changes(candidates, table, leaving=app_ref is not None)
-    groups = [_checked(g, candidates, live, environment) for g in _grouped(changes, table, app_ref)]
-    refused = [g for g in groups if g.refused is not None]
-    ready, waiting = _settle([g for g in groups if g.refused is None], candidates, table)
+    grouped = joined(_grouped(changes, table, app_ref), together)
+    groups = [_checked(group, candidates, live, environment) for group in grouped]
+    resulting = Resulting(candidates, table, live)
+    refused = [_with(group, resulting) for group in groups if group.refused is not None]
+    ready, waiting = _settle([group for group in groups if group.refused is None], resulting)
     return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed))
 
 
@@ -145,59 +151,52 @@ def _checked(
     checks = [
         check
         for c in group.changes
-        for check in release_checks(c, candidates.get(c.name), live.get(c.name, Live()), environment)
+        for check in _of_one(c, candidates.get(c.name), live.get(c.name, Live()), environment)
     ]
     return replace(group, checks=tuple(checks))
 
 
-def _settle(
-    groups: Sequence[Group], candidates: Mapping[str, Candidate], table: Mapping[str, Entry]
-) -> tuple[list[Group], list[Group]]:
-    """Order the groups so that each one's `requires.modules` hold when it goes; those that never hold wait."""
+def _of_one(
+    change: Change, candidate: Candidate | None, live: Live, environment: Environment
+) -> Iterator[Check]:
+    yield from release_checks(change, candidate, live, environment)
+    yield from acceptance_checks(change, candidate, live)
+
+
+def _settle(groups: Sequence[Group], resulting: Resulting) -> tuple[list[Group], list[Group]]:
+    """Order the groups so that what each needs of the others holds when it goes; what never holds waits (DESIGN §4)."""
     ready: list[Group] = []
     left = list(groups)
-    versions = {name: entry.version for name, entry in table.items()}
-    while left:
-        fit = next((g for g in left if not _unmet([g], candidates, versions)), None)
-        if fit is not None:
-            left.remove(fit)
-            ready.append(fit)
-            versions = _after([fit], versions)
-            continue
-        if len(left) > 1 and not _unmet(left, candidates, versions):
-            ready.append(_merged(left))  # they hold only together: one transaction
-            left = []
-        break
-    waiting = [replace(g, checks=(*g.checks, *_unmet([g], candidates, versions))) for g in left]
-    return ready, waiting
+    while (members := _next(left, resulting)) is not None:
+        left = [group for group in left if group not in members]
+        group = members[0] if len(members) == 1 else _merged(members)
+        ready.append(_with(group, resulting))
+        resulting.settle(group.changes)
+    return ready, [_with(group, resulting) for group in left]
 
 
-def _after(groups: Iterable[Group], versions: Mapping[str, str]) -> dict[str, str]:
-    result = dict(versions)
-    for change in (c for g in groups for c in g.changes):
-        if change.after is None:
-            result.pop(change.name, None)
-        else:
-            result[change.name] = change.after.version
-    return result
+def _with(group: Group, resulting: Resulting) -> Group:
+    return replace(group, checks=(*group.checks, *resulting.checks(group.changes)))
 
 
-def _unmet(
-    groups: Sequence[Group], candidates: Mapping[str, Candidate], versions: Mapping[str, str]
-) -> list[Check]:
-    """The requirements of these groups on other modules that the resulting table would not meet."""
-    result = _after(groups, versions)
-    unmet = []
-    for change in (c for g in groups for c in g.changes if c.after is not None):
-        candidate = candidates.get(change.name)
-        wants = candidate.manifest.requires.modules if candidate is not None else {}
-        for other, specifiers in sorted(wants.items()):
-            has = result.get(other)
-            if has is None or not Version.parse(has).satisfies(specifiers):
-                state = f"{other} {has} is" if has is not None else f"no {other} is"
-                why = f"{change.name} requires {other} {specifiers}, and {state} in service"
-                unmet.append(Check(f"{change.name}: {other} {specifiers}", False, why))
-    return unmet
+def _next(left: Sequence[Group], resulting: Resulting) -> list[Group] | None:
+    """One that holds by itself, else the fewest that hold only together, which are one transaction; None: there are none."""
+    for group in left:
+        if not resulting.unmet(group.changes):
+            return [group]
+    return next((members for group in left if (members := _together(group, left, resulting))), None)
+
+
+def _together(group: Group, left: Sequence[Group], resulting: Resulting) -> list[Group] | None:
+    """The group and, again and again, those that change a module which its unmet checks are about."""
+    members = [group]
+    while unmet := resulting.unmet([change for member in members for change in member.changes]):
+        about = {name for check in unmet for name in check.about}
+        more = [g for g in left if g not in members and any(change.name in about for change in g.changes)]
+        if not more:
+            return None
+        members += more
+    return sorted(members, key=left.index)
 
 
 def _merged(groups: Sequence[Group]) -> Group:
@@ -209,11 +208,11 @@ def _merged(groups: Sequence[Group]) -> Group:
     )
 
 
-def joined(plan: Plan, together: Sequence[frozenset[str]]) -> Plan:
-    """The plan with the ready groups of each set of tags made one transaction."""
-    ready = list(plan.ready)
+def joined(groups: Sequence[Group], together: Sequence[frozenset[str]]) -> list[Group]:
+    """The groups with those of each set of tags made one."""
+    left = list(groups)
     for tags in together:
-        members = [group for group in ready if tags.intersection(group.tags)]
+        members = [group for group in left if tags.intersection(group.tags)]
         if len(members) > 1:
-            ready = [_merged(members), *(group for group in ready if group not in members)]
-    return replace(plan, ready=tuple(ready))
+            left = [_merged(members), *(group for group in left if group not in members)]
+    return left

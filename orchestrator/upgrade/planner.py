@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from loguru import logger
+
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.description import Description
 from orchestrator.runtime.message import is_authors
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
 from orchestrator.upgrade.desired import Key, desired, wishes
 from orchestrator.upgrade.ledger import Ledger
-from orchestrator.upgrade.plan import Group, Plan, joined, make_plan
+from orchestrator.upgrade.plan import Group, Plan, make_plan
+from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.repository import Repository
-from repo_store.errors import ReleaseInvalid
+from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.manifest import AppManifest
 from repo_store.release import APP, RefMap, TagRef
 
@@ -39,6 +43,7 @@ class Planner:
         self._repository = repository
         self._environment = environment
         self._prereleases = prereleases
+        self._described: dict[tuple[str, str], Description] = {}  # (package, tree id) of what is in service
 
     async def look(self, refs: RefMap, ledger: Ledger, together: Sequence[frozenset[str]] = ()) -> Outlook:
         """What remains to be done for these refs. Releases are staged on the way, which is no change of service.
@@ -63,19 +68,40 @@ class Planner:
         loaded = {name: entry for name, entry in ledger.table.items() if name in self._app.modules}
         found = await self._repository.candidates(wanted.values(), refs, loaded)
         plan = make_plan(
-            found, ledger.table, app_ref=tags.get(APP), live=self._live(), environment=self._environment
+            found,
+            ledger.table,
+            app_ref=tags.get(APP),
+            live=await self._live(ledger.table),
+            environment=self._environment,
+            together=together,
         )
         name = composition.app.name if composition is not None else "app"
-        return Outlook(refs, tags, found, joined(plan, together), name)
+        return Outlook(refs, tags, found, plan, name)
 
-    def _live(self) -> dict[str, Live]:
+    async def _live(self, table: Mapping[str, Entry]) -> dict[str, Live]:
         live = {}
+        self._described = {key: known for key, known in self._described.items() if key in _keys(table)}
         for name, proxy in self._app.modules.items():
             if proxy.implementation is not None:
                 blueprint = proxy.implementation.blueprint
                 accepts = frozenset(t for t in blueprint.handlers if is_authors(t))
-                live[name] = Live(accepts, frozenset(blueprint.steps))
+                description = await self.description(table[name]) if name in table else None
+                live[name] = Live(accepts, frozenset(blueprint.steps), description)
         return live
+
+    async def description(self, entry: Entry) -> Description | None:
+        """What the stage says of a release in service, asked once; None if it cannot be staged now."""
+        key = (entry.package, entry.tree_id)
+        if key not in self._described:
+            try:
+                self._described[key] = await self._repository.description(entry)
+            except (StoreError, OSError) as error:
+                logger.debug("what {} {} says to others is not known: {}", entry.name, entry.version, error)
+        return self._described.get(key)
+
+
+def _keys(table: Mapping[str, Entry]) -> set[tuple[str, str]]:
+    return {(entry.package, entry.tree_id) for entry in table.values()}
 
 
 def _broken_composition(ref: TagRef, reason: str) -> Group:

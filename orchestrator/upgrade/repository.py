@@ -18,13 +18,14 @@ from loguru import logger
 from orchestrator.runtime.description import Description
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.desired import Wish
+from orchestrator.upgrade.emits import completed, declared
 from orchestrator.upgrade.records import Entry
 from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.history import DeploymentEntry, History
 from repo_store.manifest import AppManifest, ModuleManifest
 from repo_store.refs import RefChange
 from repo_store.release import RefMap, Release, Tag, TagRef
-from repo_store.staging import Stage
+from repo_store.staging import Stage, StagedRelease
 from repo_store.store import RepoStore
 
 T = TypeVar("T")
@@ -89,8 +90,7 @@ class Repository:
             return Candidate(wish, release, problem=Problem(str(error), "release"))
         except (StoreError, OSError) as error:
             return Candidate(wish, release, problem=Problem(str(error), "moment"))
-        description = msgspec.json.decode(staged.description, type=Description)
-        return Candidate(wish, release, staged.manifest, description, staged.path)
+        return Candidate(wish, release, staged.manifest, described(staged), staged.path)
 
     async def staged(self, entry: Entry) -> tuple[Path, ModuleManifest]:
         """The stage folder of a release in the table, staged again from its commit if it is gone."""
@@ -99,6 +99,13 @@ class Repository:
         )
         staged = await self._run(lambda: self._stage.stage(release))
         return staged.path, staged.manifest
+
+    async def description(self, entry: Entry) -> Description:
+        """What a release in the table handles and says. Raises StoreError, OSError if it cannot be staged."""
+        release = Release(
+            entry.package, entry.version, entry.tag, entry.commit_id, entry.tree_id, entry.tag_object_id
+        )
+        return described(await self._run(lambda: self._stage.stage(release)))
 
     async def keep(self, commit_ids: Collection[str]) -> None:
         """Hold commits against `git gc`, before a plan that needs them is journaled (DESIGN §4)."""
@@ -131,3 +138,9 @@ class Repository:
 def _loaded(live: Entry, wish: Wish, release: Release) -> bool:
     """No code would be loaded, so nothing has to be staged: at most its names change, or whether it is in service."""
     return (live.tree_id, live.package, live.config) == (release.tree_id, wish.package, dict(wish.config))
+
+
+def described(staged: StagedRelease) -> Description:
+    """What the child found in the code, completed by `[emits]` of module.toml."""
+    found = msgspec.json.decode(staged.description, type=Description)
+    return msgspec.structs.replace(found, emits=completed(found.emits, declared(staged.manifest.emits)))

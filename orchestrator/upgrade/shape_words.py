@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -47,6 +48,45 @@ def said(schema: Schema) -> str:
     return "anything" if found is None else _WORDS.get(found, found)
 
 
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """How a difference is said: between two versions, or between what is sent and what is taken."""
+
+    kinds: str
+    value: str
+    gone: str
+    required: str
+    optional: str
+    fewer: str
+    more: str
+    ignored: str
+    only: str
+
+
+OVER_TIME = Phrases(
+    kinds="{old} before, now {new}",
+    value="does not take {value} any more",
+    gone="no longer a field, and unknown fields are refused",
+    required="new, and required",
+    optional="was optional, is required now",
+    fewer="at least {old} items before, now at least {new}",
+    more="{old} items before, now at most {new}",
+    ignored="fields that it does not know were ignored, now {new}",
+    only="any fields before, now only {new}",
+)
+SENT = Phrases(
+    kinds="{old} is sent, {new} is taken",
+    value="{value} is sent, which is not taken",
+    gone="is sent, but it is no field there, and unknown fields are refused",
+    required="is required there, and not sent",
+    optional="is required there, and not always sent",
+    fewer="{old} items are sent, at least {new} are taken",
+    more="{old} items are sent, at most {new} are taken",
+    ignored="other fields may be sent, there {new}",
+    only="any fields may be sent, only {new} are taken",
+)
+
+
 def one_of(values: Sequence[object]) -> str:
     """The values as a list with `or`, texts in quotes unless all are names."""
     if all(isinstance(value, str) and value.isidentifier() for value in values):
@@ -54,6 +94,16 @@ def one_of(values: Sequence[object]) -> str:
     else:
         texts = [msgspec.json.encode(value).decode() if value is not None else "None" for value in values]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}" if texts else "nothing"
+
+
+def takes_some(wanted: str | None, schema: Schema) -> bool:
+    """Whether any value of a kind fits; None: nothing is known of it."""
+    if "anyOf" in schema:
+        return any(takes_some(wanted, branch) for branch in schema["anyOf"])
+    if "enum" in schema:
+        return wanted is None or any(takes_value(value, {"type": wanted}) for value in schema["enum"])
+    found = kind(schema)
+    return wanted is None or found in {None, wanted} or (wanted, found) == ("integer", "number")
 
 
 def takes_value(value: object, schema: Schema) -> bool:

@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.runtime.schema import NONE_IS_EMPTY, Schema
+from orchestrator.runtime.schema import NONE_IS_EMPTY, UNKNOWN, Schema
 from orchestrator.upgrade.shape_limits import limits_that_tighten
-from orchestrator.upgrade.shape_words import kind, one_of, said, takes_value
+from orchestrator.upgrade.shape_words import OVER_TIME, Phrases, kind, one_of, said, takes_some, takes_value
 
-UNKNOWN: Schema = {"unknown": True}
 _INFINITE = float("inf")
 _EMPTY: Schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 _COMPARED = frozenset(
@@ -32,17 +31,19 @@ _SAY_NOTHING = frozenset(
 )
 
 
-def narrower(old: Schema, new: Schema, upcasts: Sequence[Schema] = ()) -> list[str]:
+def narrower(
+    old: Schema, new: Schema, upcasts: Sequence[Schema] = (), phrases: Phrases = OVER_TIME
+) -> list[str]:
     """What the old schema takes and the new one does not: `field: what changed`, empty if it takes all of it.
 
     `upcasts` are further shapes that the new one takes. A whole body has the path `the body`.
     """
-    if not upcasts or not (found := _narrower(old, new)):
-        return _narrower(old, new)
-    branches = _branches(old)
-    if all(any(not _narrower(each, shape) for shape in (new, *upcasts)) for each in branches):
-        return []
-    return found
+    found = _narrower(old, new, phrases)
+    if not found or not upcasts:
+        return found
+    shapes = (new, *upcasts)
+    taken = all(any(not _narrower(each, shape, phrases) for shape in shapes) for each in _branches(old))
+    return [] if taken else found
 
 
 def _branches(schema: Schema) -> list[Schema]:
@@ -51,10 +52,10 @@ def _branches(schema: Schema) -> list[Schema]:
     return [{**each, "$defs": schema.get("$defs", {})} for each in schema["anyOf"]]
 
 
-def _narrower(old: Schema, new: Schema) -> list[str]:
+def _narrower(old: Schema, new: Schema, phrases: Phrases) -> list[str]:
     if old == new:
         return []
-    comparison = _Comparison(old.get("$defs", {}), new.get("$defs", {}))
+    comparison = _Comparison(old.get("$defs", {}), new.get("$defs", {}), phrases)
     if new.get(NONE_IS_EMPTY):
         return comparison.problems(_EMPTY if old.get("enum") == [None] else old, new, "")
     problems = comparison.problems(old, new, "")
@@ -66,7 +67,8 @@ def _narrower(old: Schema, new: Schema) -> list[str]:
 class _Comparison:
     """One pair of documents; pairs of named types that are being compared count as equal inside themselves."""
 
-    def __init__(self, old_defs: Schema, new_defs: Schema) -> None:
+    def __init__(self, old_defs: Schema, new_defs: Schema, phrases: Phrases) -> None:
+        self._phrases = phrases
         self._old_defs = old_defs
         self._new_defs = new_defs
         self._assumed: set[tuple[str, str]] = set()
@@ -88,13 +90,18 @@ class _Comparison:
 
     def _compared(self, old: Schema, new: Schema, path: str) -> list[str]:
         old, new = self.old_of(old), _resolved(new, self._new_defs)
-        if old.get("unknown"):
+        if old == UNKNOWN:
             return []
         strange = sorted(k for k in new if k not in _COMPARED | _SAY_NOTHING and new[k] != old.get(k))
         if strange:
             return [f"{_named(path)}: cannot be compared, its schema says {one_of(strange)}"]
         if not _COMPARED.intersection(new):
             return []
+        if old.get("unknown"):
+            branches = [_resolved(branch, self._new_defs) for branch in new.get("anyOf", (new,))]
+            if any(takes_some(kind(old), branch) for branch in branches):
+                return []
+            return [self._kinds(old, " or ".join(map(said, branches)), path)]
         if "anyOf" in old:
             return _unique(p for branch in old["anyOf"] for p in self.problems(branch, new, path))
         if "anyOf" in new:
@@ -107,14 +114,14 @@ class _Comparison:
         resolved = [_resolved(branch, self._new_defs) for branch in branches]
         if "enum" in old:
             refused = [v for v in old["enum"] if not any(takes_value(v, branch) for branch in resolved)]
-            return [_no_longer(path, refused)] if refused else []
+            return [self._no_longer(path, refused)] if refused else []
         tried = [(b, self._tried(old, given, path)) for given, b in zip(branches, resolved, strict=True)]
         if any(not problems for _, problems in tried):
             return []
         like = [problems for branch, problems in tried if kind(branch) == kind(old)]
         if len(like) == 1:
             return like[0]
-        return [f"{_named(path)}: {said(old)} before, now {' or '.join(said(branch) for branch in resolved)}"]
+        return [self._kinds(old, " or ".join(map(said, resolved)), path)]
 
     def _tried(self, old: Schema, new: Schema, path: str) -> list[str]:
         """What a branch would say; one that says no must leave no assumption behind."""
@@ -129,22 +136,28 @@ class _Comparison:
         if not refused:
             return []
         if "enum" in new or any(takes_value(value, new) for value in values) or kind(new) is None:
-            return [_no_longer(path, refused)]
+            return [self._no_longer(path, refused)]
         if any(takes_value(value, {"type": kind(new)}) for value in refused):
-            return [_no_longer(path, refused)]
-        return [f"{_named(path)}: {said({'enum': list(values)})} before, now {said(new)}"]
+            return [self._no_longer(path, refused)]
+        return [self._kinds({"enum": list(values)}, said(new), path)]
 
     def _one_kind(self, old: Schema, new: Schema, path: str) -> list[str]:
         if kind(old) == "null" and takes_value(None, new):
             return []
         if kind(old) != kind(new) and (kind(old), kind(new)) != ("integer", "number"):
-            return [f"{_named(path)}: {said(old)} before, now {said(new)}"]
+            return [self._kinds(old, said(new), path)]
         problems = [f"{_named(path)}: {what}" for what in limits_that_tighten(old, new)]
         if kind(new) == "object":
             problems += self._objects(old, new, path)
         elif kind(new) == "array":
             problems += self._arrays(old, new, path)
         return problems
+
+    def _kinds(self, old: Schema, new: str, path: str) -> str:
+        return f"{_named(path)}: {self._phrases.kinds.format(old=said(old), new=new)}"
+
+    def _no_longer(self, path: str, refused: Sequence[object]) -> str:
+        return f"{_named(path)}: {self._phrases.value.format(value=one_of(refused))}"
 
     # -- objects -----------------------------------------------------------------------------------------------
 
@@ -155,7 +168,7 @@ class _Comparison:
             if name in has:
                 problems += self.problems(before, has[name], _join(path, name))
             elif new.get("additionalProperties") is False:
-                problems.append(f"{_join(path, name)}: no longer a field, and unknown fields are refused")
+                problems.append(f"{_join(path, name)}: {self._phrases.gone}")
             else:
                 problems += self.problems(before, new.get("additionalProperties", {}), _join(path, name))
         problems += self._required(old, new, path)
@@ -164,15 +177,15 @@ class _Comparison:
         elif "additionalProperties" in new and "additionalProperties" not in old:
             kept = new["additionalProperties"]
             now = "they are refused" if kept is False else f"each must be {said(kept)}"
-            problems.append(f"{_named(path)}: fields that it does not know were ignored, now {now}")
+            problems.append(f"{_named(path)}: {self._phrases.ignored.format(new=now)}")
         return problems
 
     def _required(self, old: Schema, new: Schema, path: str) -> list[str]:
         if old.get("additionalProperties") == UNKNOWN:
             return []
-        had = old.get("properties", {})
+        had, phrases = old.get("properties", {}), self._phrases
         return [
-            f"{_join(path, name)}: {'was optional, is required now' if name in had else 'new, and required'}"
+            f"{_join(path, name)}: {phrases.optional if name in had else phrases.required}"
             for name in new.get("required", ())
             if name not in old.get("required", ())
         ]
@@ -191,7 +204,7 @@ class _Comparison:
         ]
         if new.get("additionalProperties") is False:
             names = one_of(list(new["properties"])) if new["properties"] else "none"
-            problems.append(f"{_named(path)}: any fields before, now only {names}")
+            problems.append(f"{_named(path)}: {self._phrases.only.format(new=names)}")
         return problems
 
     def _keys(self, old: Schema, new: Schema, path: str) -> list[str]:
@@ -208,10 +221,12 @@ class _Comparison:
         least_now, most_now = _lengths(new)
         problems = []
         if least_now > least:
-            problems.append(f"{_named(path)}: at least {least} items before, now at least {least_now}")
+            fewer = self._phrases.fewer.format(old=least, new=least_now)
+            problems.append(f"{_named(path)}: {fewer}")
         if most_now < most:
             was = "any number of" if most == _INFINITE else f"up to {most:g}"
-            problems.append(f"{_named(path)}: {was} items before, now at most {most_now:g}")
+            more = self._phrases.more.format(old=was, new=f"{most_now:g}")
+            problems.append(f"{_named(path)}: {more}")
         first, first_now = old.get("prefixItems", []), new.get("prefixItems", [])
         for index in range(max(len(first), len(first_now))):
             if index < min(most, most_now):
@@ -241,10 +256,6 @@ def _item(schema: Schema, index: int) -> Schema:
 def _rest(schema: Schema) -> Schema:
     items: Any = schema.get("items", {})
     return {} if items is False else items
-
-
-def _no_longer(path: str, refused: Sequence[object]) -> str:
-    return f"{_named(path)}: does not take {one_of(refused)} any more"
 
 
 def _named(path: str) -> str:

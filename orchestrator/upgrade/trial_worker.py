@@ -29,6 +29,7 @@ from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
 from orchestrator.runtime.wayback import lost_going_down
+from orchestrator.upgrade.emits import scan_folder
 
 LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "resources", "prepare"})
 """The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
@@ -183,7 +184,13 @@ class _Worker:
         request = self._request
         self.step("import")
         blueprint, entry = load_blueprint(self._loaded, request.package, request.entry)
-        description = msgspec.json.encode(describe(blueprint, entry))
+        described = describe(blueprint, entry)
+        if request.rehearsal is None:
+            said = scan_folder(
+                Path(request.folder), request.tops
+            )  # parsed here: a hostile file can crash the parser
+            described = msgspec.structs.replace(described, emits=said)
+        description = msgspec.json.encode(described)
         if request.rehearsal is not None:
             self.step("construct")
             implementation = Implementation(

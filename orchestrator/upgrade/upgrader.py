@@ -198,6 +198,7 @@ class Upgrader(Lookout):
                 await self._refuse(group, Problem(str(error), "release"))
                 return
             planned = self._planned(group, txn)
+            self._say_loudly(group, txn)
             transaction = UpgradeTransaction(
                 self.app,
                 planned,
@@ -285,6 +286,13 @@ class Upgrader(Lookout):
             self.book.append(Lifted(package, commit_id, who, why))
         await self.book.flush()
         self.look(push_over=True)
+
+    def _say_loudly(self, group: Group, txn: int) -> None:
+        """What does not stop the change, and must not go by unread: what a way back breaks."""
+        for check in group.checks:
+            if check.ok and check.loud:
+                logger.warning(check.why)
+                self.progress.tell(Event(group.tags, "note", f"{check.why}.", txn))
 
     def _report(self, group: Group, txn: int, phase: Phase, text: str) -> None:
         logger.debug("transaction {}: {}", txn, text)
