@@ -163,6 +163,10 @@ class ModuleUnderTest:
         await self.settle()
         return len(subscriptions)
 
+    def attach(self, name: str, source_id: str | int, source: object) -> None:
+        """Have a source read by the module's @intake(each=True) `name`: a socket, a StreamReader that the test feeds, ..."""
+        self.proxy.intakes.sources.attach(name, source_id, source)
+
     async def advance(self, *, seconds: float) -> None:
         """Let time pass: ticks and deadlines that fall into it happen, in order."""
         await self.settle()
@@ -236,6 +240,7 @@ class ModuleUnderTest:
         await self.proxy.close("the test is over")
         if implementation is not None:
             await implementation.stop()
+        await self.proxy.intakes.sources.close()
         await self.proxy.resources.close()
 
     def _message(self, type_: str, body: object) -> Message:

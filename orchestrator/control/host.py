@@ -151,8 +151,9 @@ class _Host:
             if proxy.implementation is not None:
                 with suppress(TimeoutError, Overrun):
                     await within(app.clock, stepwise(proxy.implementation.stop(), STOP_S), STOP_S)
-            with suppress(TimeoutError, Overrun):
-                await within(app.clock, stepwise(proxy.resources.close(), STOP_S), STOP_S)
+            for letting_go in (proxy.intakes.sources.close(), proxy.resources.close()):
+                with suppress(TimeoutError, Overrun):
+                    await within(app.clock, stepwise(letting_go, STOP_S), STOP_S)
         if saved and self._write(book, HostStopped(clean)):
             kept = len([image for image in images if image.name in app.modules])
             logger.info("stopped: state and mailboxes of {} of {} modules are saved", kept, len(app.modules))

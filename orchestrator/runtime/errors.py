@@ -25,6 +25,10 @@ class ResourceAbsent(NotInService):
     """A resource was read where it is not open (yet, or in a trial)."""
 
 
+class SourceRefused(ModuleError):
+    """What was to be attached cannot be: no such intake, or an id that is taken."""
+
+
 class UnknownName(ModuleError):
     """No module is bound to the name."""
 

@@ -110,6 +110,8 @@ class Implementation:
         """Enter service: from here `state`, `send`, `publish` and `ask` work. Cannot raise."""
         self.instance.state = state
         self.instance._voice = voice  # noqa: SLF001  # the runtime is its other side
+        # For good: an intake that has just accepted a connection attaches it, though a switch has been meanwhile.
+        self.instance._sources = voice.proxy.intakes.sources  # noqa: SLF001
 
     def detach(self) -> None:
         """Leave service: what is left of this version can no longer speak."""

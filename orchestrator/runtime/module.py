@@ -13,6 +13,7 @@ from orchestrator.runtime.state import Step
 if TYPE_CHECKING:
     from loguru import Logger
 
+    from orchestrator.runtime.sources import Sources
     from orchestrator.runtime.voice import Voice
 
 S = TypeVar("S")
@@ -70,7 +71,12 @@ def intake(function: F, /) -> F: ...
 @overload
 def intake(*, each: bool = False) -> Callable[[F], F]: ...
 def intake(function: F | None = None, /, *, each: bool = False) -> Any:
-    """Mark a coroutine method that waits for input, touches no state, and returns the body of a message of its name."""
+    """Mark a coroutine method that waits for input, touches no state, and returns the body of a message of its name.
+
+    It consumes nothing unless it returns, as a swap interrupts it wherever it waits: so it reads by one await that
+    gives a whole item (`readline`, `readuntil`, `readexactly`, `sock_recv`), or keeps what it has so far in an object
+    that lives on: the source, or a resource. With `each`, it takes a source and is run for each that was attached.
+    """
     if function is not None:
         return _mark(function, Mark("intake"))
     return lambda function: _mark(function, Mark("intake", each=each))
@@ -92,6 +98,7 @@ class Module(Generic[S]):
     config: Mapping[str, Any]  # Any: the composition's own values
     log: Logger
     _voice: Voice | None = None
+    _sources: Sources | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -171,6 +178,35 @@ class Module(Generic[S]):
         Raises UnknownName, AskCycle, AskTimeout, HandlerFailed, NotInService.
         """
         return self._serving("ask").ask(name, type, body, timeout_s, returns)
+
+    def attach(self, name: str, source_id: str | int, source: object) -> None:
+        """Have a source read by the @intake(each=True) `name`, in a task of its own, over all swaps until it ends.
+
+        `source` is whatever that method takes, such as a socket, or an awaitable that gives it, which no swap
+        interrupts: `asyncio.open_connection(sock=conn)`. What the method returns arrives as the message `name`
+        {"source": source_id, "item": item}. An EOFError, or a connection that is lost, arrives as `name.closed`
+        {"source", "reason"}; when that was handled, the source is closed by its aclose() or close() (of a tuple, each
+        one's). Any other error is tried again after 0.1 s, doubling to 30 s. Source: DESIGN §5.
+
+        Raises SourceRefused (no such intake, an id that is taken), NotInService before service and in a thread.
+        """
+        self._attached("attach").attach(name, source_id, source)
+
+    def detach(self, name: str, source_id: str | int) -> None:
+        """Read a source no more, and close it; no `name.closed` comes. Nothing happens if it has ended already."""
+        self._attached("detach").detach(name, source_id)
+
+    def sources(self, name: str) -> Mapping[str | int, Any]:
+        """The sources that the @intake(each=True) `name` reads now, id → source, to write to them; a read-only view."""
+        return self._attached("sources").objects(name)
+
+    def _attached(self, what: str) -> Sources:
+        if self._sources is None:
+            raise NotInService(
+                f"{what}() was called on an implementation of {getattr(self, 'name', type(self).__name__)} that has not "
+                "served yet. Use it in intakes and handlers."
+            )
+        return self._sources
 
     def _serving(self, what: str) -> Voice:
         if self._voice is None:

@@ -5,16 +5,23 @@ The search is bounded, and for a warning: what it does not find is found when th
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections import deque
-from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
+from contextvars import Context
+from types import BuiltinFunctionType, CoroutineType, FrameType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.runtime.implementation import Implementation
 
 OBJECTS_MAX = 300  # some 0.1 ms
-_OPAQUE = (type, ModuleType, FrameType, BuiltinFunctionType, str, bytes, bytearray, int, float)
+#: What leads to everything, or to nothing: whoever waits for the object now is not held by it for long.
+_OPAQUE = (
+    *(type, ModuleType, FrameType, CoroutineType, BuiltinFunctionType, Context),
+    *(asyncio.AbstractEventLoop, asyncio.Task, asyncio.Handle),
+    *(str, bytes, bytearray, int, float),
+)
 
 
 def own_code_in(value: object, implementation: Implementation) -> str | None:

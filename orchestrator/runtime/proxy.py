@@ -124,7 +124,7 @@ class ModuleProxy:
             if is_tick(self, message):
                 self.ticks.discard(message.type[1:])
                 self.handled += 1  # nobody sent it, so nobody misses it
-            elif message.reply is not None:
+            elif message.reply is not None and message.sender != self.name:  # its own are the ends of sources
                 bury(self, message, Disabled(f"{resting.reason}. It was not handled"))
             else:
                 self.mailbox.queue.append(message)

@@ -319,9 +319,12 @@ class Participant:
         if leaving is None:
             return None
         remains = Remains(leaving)
+        if committed:
+            await self.proxy.intakes.sources.settled()
         await self._end("stop()", leaving.stop(), leaving.version)
         resources = self.proxy.resources
         if removed:
+            await self._end("closing the sources", self.proxy.intakes.sources.close(), leaving.version)
             await self._end("closing the resources", resources.close(), leaving.version)
         elif committed:
             await self._end("closing the resources", resources.close_unused(), leaving.version)
