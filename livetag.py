@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.runtime.message import Message
-from orchestrator.runtime.module import Module, every, handles, intake, subscribes
+from orchestrator.runtime.module import Module, every, handles, intake, subscribes, upcasts
 from orchestrator.runtime.resource import resource
 from orchestrator.runtime.table import Table
 
 if TYPE_CHECKING:
     from orchestrator import testing
 
-__all__ = ["Message", "Module", "Table", "every", "handles", "intake", "resource", "subscribes", "testing"]
+__all__ = [
+    "Message",
+    "Module",
+    "Table",
+    "every",
+    "handles",
+    "intake",
+    "resource",
+    "subscribes",
+    "testing",
+    "upcasts",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -11,10 +11,12 @@ from orchestrator.runtime.errors import DefinitionInvalid
 from orchestrator.runtime.handlers import Handler
 from orchestrator.runtime.message import TIMER_MARK, TOPIC_MARK, is_authors
 from orchestrator.runtime.module import MARK, Mark, Module
+from orchestrator.runtime.replies import reply_schemas
 from orchestrator.runtime.resource import resources_of
 from orchestrator.runtime.schema import schema_of
 from orchestrator.runtime.state import StateCodec, Steps
 from orchestrator.runtime.table_types import find_tables
+from orchestrator.runtime.upcasts import Upcast, attach, check_upcast
 
 
 class Blueprint:
@@ -50,6 +52,7 @@ class Blueprint:
         self.resources = resources_of(cls)
         for name, function, mark in _marked(cls):
             self._add(name, function, mark)
+        attach(self.handlers, _upcasts(cls), cls.__name__)
 
     def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
         if name in FRAMEWORKS_OWN:
@@ -115,6 +118,13 @@ def _marked(cls: type[Module[Any]]) -> Iterator[tuple[str, Callable[..., Any], M
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         for mark in getattr(function, MARK, ()):
             yield name, function, mark
+
+
+def _upcasts(cls: type[Module[Any]]) -> Iterator[tuple[Upcast, Handler]]:
+    for name, function, mark in _marked(cls):
+        if mark.upcast is not None:
+            check_upcast(mark.upcast, function)
+            yield mark.upcast, Handler(mark.upcast.type, function, method=name)
 
 
 def _refuse_init(cls: type[Module[Any]]) -> None:
@@ -187,6 +197,8 @@ def describe(blueprint: Blueprint, entry: str) -> Description:
         state_schema=_schema(blueprint.codec.type),
         migrations=tuple(sorted(blueprint.steps)),
         tables={name: table.describe() for name, table in blueprint.tables.items()},
+        upcasts={t: tuple(u.schema for u in h.upcasts) for t, h in blueprint.handlers.items() if h.upcasts},
+        returns=reply_schemas(blueprint.cls, blueprint.handlers),
         hears={t[1:]: h.schema for t, h in blueprint.handlers.items() if t.startswith(TOPIC_MARK)},
     )
 

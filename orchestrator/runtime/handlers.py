@@ -22,7 +22,7 @@ Arguments = Callable[[Message], tuple[Any, ...]]  # Any: bodies are the author's
 class Handler:
     """How one type of message is handled: which method, what it takes, how it runs."""
 
-    __slots__ = ("again", "arguments", "is_async", "method", "schema", "thread", "type")
+    __slots__ = ("again", "arguments", "is_async", "method", "schema", "thread", "type", "upcasts")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Handler:
         self.thread = thread
         self.schema: dict[str, Any]
         self.schema, self.arguments = _compile(function)
+        self.upcasts: tuple[Handler, ...] = ()  # what makes a body of an older shape, newest shape first
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from orchestrator.runtime.errors import HandlerFailed, StateInvalid, error_text
 from orchestrator.runtime.handlers import Arguments, Handler
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.module import Module
+from orchestrator.runtime.upcasts import Upcasting
 
 if TYPE_CHECKING:
     from orchestrator.runtime.voice import Voice
@@ -24,7 +25,7 @@ class BoundHandler:
 
     def __init__(self, handler: Handler, instance: Module[Any]) -> None:
         self.method = handler.method
-        self.arguments: Arguments = handler.arguments
+        self.arguments: Arguments = Upcasting(handler, instance) if handler.upcasts else handler.arguments
         self.is_async = handler.is_async
         self.again = handler.again
         self.call: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature

@@ -9,6 +9,7 @@ import msgspec
 
 from orchestrator.runtime.errors import DefinitionInvalid, NotInService
 from orchestrator.runtime.state import Step
+from orchestrator.runtime.upcasts import Upcast
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -32,6 +33,7 @@ class Mark(msgspec.Struct, frozen=True):
     thread: bool = False
     again: bool = False
     each: bool = False
+    upcast: Upcast | None = None
 
 
 def _mark(function: F, mark: Mark) -> F:
@@ -59,6 +61,15 @@ def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool
 def subscribes(pattern: str, /, *, again: bool = False) -> Callable[[F], F]:
     """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending."""
     return lambda function: _mark(function, Mark("subscribes", pattern, again=again))
+
+
+def upcasts(type: str, before: int, after: int, /) -> Callable[[F], F]:  # noqa: A002  # the field's word
+    """Mark a method that takes the fields of an older body of `type`, and returns a body of the next shape.
+
+    Shapes are counted from 1, oldest first; the newest is what the handler takes. It is only called for a body that does
+    not fit the handler, and must be plain: no state, no send. Source: DESIGN §7.1.
+    """
+    return lambda function: _mark(function, Mark("upcasts", upcast=Upcast(type, before, after)))
 
 
 def every(*, seconds: float) -> Callable[[F], F]:
