@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.blueprint import Blueprint, state_type
+from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import Timer
 from orchestrator.runtime.errors import BodyRefused, MigrationMissing, StateInvalid, UnknownName
 from orchestrator.runtime.events import EventManager, Subscription
+from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.names import NameService
 from orchestrator.runtime.proxy import ModuleProxy
-from orchestrator.runtime.state import PLAIN_STATE, StateCodec, find_chain
+from orchestrator.runtime.state import PLAIN_STATE, find_chain
+from orchestrator.runtime.table_image import image_of
+from orchestrator.runtime.table_wayback import lost_in_table
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.participant import Code, Incoming, KeptState, Participant
@@ -60,7 +63,7 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeReport:
-    """What an upgrade did. `lost_going_down`: the fields of the state that a rollback would lose."""
+    """What an upgrade did. `lost_going_down`: fields of state and records that a rollback would lose."""
 
     pause_us: float
     held_messages: int
@@ -136,6 +139,11 @@ class ModuleUnderTest:
         implementation = self.proxy.implementation
         assert implementation is not None  # noqa: S101  # run() has put one in service
         return implementation.blueprint.codec.copy(implementation.state)
+
+    @property
+    def tables(self) -> dict[str, dict[Any, Any]]:
+        """A copy of every Table of the version in service; what was not migrated yet is migrated by this look."""
+        return {name: dict(table.items()) for name, table in self.proxy.tables.live.items()}
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -223,12 +231,15 @@ class ModuleUnderTest:
         return outcome
 
     async def start(
-        self, cls: type[Module[Any]], state: object, config: Mapping[str, Any], limits: Limits
+        self,
+        cls: type[Module[Any]],
+        state: object,
+        tables: Mapping[str, Mapping[Any, Any]],
+        config: Mapping[str, Any],
+        limits: Limits,
     ) -> None:
         """First start: prepare, then take_over({}). Raises UpgradeFailed."""
-        kept = None
-        if state is not None:
-            kept = KeptState(cls.state_version, StateCodec(state_type(cls)).encode(state))
+        kept = _kept(cls, self.name, state, tables, config)
         self._versions, self._config, self._limits = [cls], config, limits
         await self._transact(
             Change(self.name, None, _entry(self.name, cls)), Incoming(_ClassSource(cls), limits, config), kept
@@ -248,6 +259,18 @@ class ModuleUnderTest:
 
     def _lost(self, before: type[Module[Any]], after: type[Module[Any]]) -> list[str]:
         old, new = Blueprint(before), Blueprint(after)
+        return [*self._lost_state(old, new), *self._lost_records(old)]
+
+    def _lost_records(self, old: Blueprint) -> list[str]:
+        lost: list[str] = []
+        for name, table in self.proxy.tables.live.items():
+            if name in old.tables and old.tables[name].version < table.version:
+                pairs = ((key, table.type.encode(record)) for key, record in table.items())
+                found = lost_in_table(table.type, old.tables[name].version, pairs)
+                lost += [name] if found is None else found
+        return lost
+
+    def _lost_state(self, old: Blueprint, new: Blueprint) -> list[str]:
         state = self.state
         if old.state_version == new.state_version or not isinstance(state, dict):
             return []
@@ -265,6 +288,7 @@ async def run(
     cls: type[Module[Any]],
     *,
     state: object = None,
+    tables: Mapping[str, Mapping[Any, Any]] | None = None,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     answers: Mapping[tuple[str, str], object] | None = None,
@@ -272,7 +296,8 @@ async def run(
 ) -> AsyncIterator[ModuleUnderTest]:
     """Run one module class; what it sends to other names is recorded, and asks of them are answered from `answers`.
 
-    `answers` maps (name, type) to a reply, or to a function of the body. Raises UpgradeFailed if it cannot start.
+    `state` and `tables` (table name → key → record) are what it begins with; else it is a first start. `answers` maps
+    (name, type) to a reply, or to a function of the body. Raises UpgradeFailed if it cannot start.
     """
     clock = FakeClock()
     app = Application(clock)
@@ -280,11 +305,34 @@ async def run(
     module.answers = dict(answers or {})
     app.names = _World(app, module)
     app.events = _Topics(app, module)
-    await module.start(cls, state, config or {}, limits or Limits())
+    await module.start(cls, state, tables or {}, config or {}, limits or Limits())
     try:
         yield module
     finally:
         await module.close()
+
+
+def _kept(
+    cls: type[Module[Any]],
+    name: str,
+    state: object,
+    tables: Mapping[str, Mapping[Any, Any]],
+    config: Mapping[str, Any],
+) -> KeptState | None:
+    """What the test says the module begins with, as if it had been saved. Raises UpgradeFailed."""
+    if state is None and not tables:
+        return None
+    blueprint = Blueprint(cls)
+    if unknown := set(tables) - set(blueprint.tables):
+        has = ", ".join(sorted(blueprint.tables)) or "none"
+        raise UpgradeFailed(f"{cls.__name__} has no Table {min(unknown)!r}; it has: {has}.")
+    if state is None:
+        state = Implementation(blueprint, name=name, version=cls.__name__, config=config).first_state()
+    try:
+        images = tuple(image_of(blueprint.tables[each], records.items()) for each, records in tables.items())
+    except StateInvalid as error:
+        raise UpgradeFailed(str(error)) from None
+    return KeptState(cls.state_version, blueprint.codec.encode(state), tables=images)
 
 
 class _ClassSource:

@@ -7,6 +7,7 @@ in a thread, which shares the tables with it. When no record needs the steps of 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -113,14 +114,15 @@ class Sweep:
         return handler is not None and handler.thread
 
 
-def finish(tables: ModuleTables) -> None:
-    """Take up all records now, between two units: before they are saved, or the steps leave. Blocks."""
+def finishing(tables: ModuleTables) -> Generator[None, None, None]:
+    """Take up all records, of a module that runs no units meanwhile: before they are saved, or the steps leave."""
     for store in tables.stores.values():
         for layer in store.layers:
             layer.bad, layer.reason = 0, ""
             for place in range(SHARDS):
                 for key in list(layer.shards[place]):
                     store.bring_up_swept(layer, place, key)
+                    yield
     release(tables)
 
 

@@ -23,12 +23,23 @@ _ENCODER = msgspec.msgpack.Encoder()
 class TableType:
     """A Table of one version of a module: its name, version, types as code and as schema, and its steps."""
 
-    __slots__ = ("decode", "encode", "key", "key_schema", "name", "record_schema", "steps", "version")
+    __slots__ = (
+        "decode",
+        "encode",
+        "key",
+        "key_schema",
+        "name",
+        "record",
+        "record_schema",
+        "steps",
+        "version",
+    )
 
     def __init__(self, name: str, version: int, key: Any, record: Any, steps: Steps) -> None:
         self.name = name
         self.version = version
         self.key = key
+        self.record = record
         self.steps = steps
         self.encode: Callable[[object], bytes] = _ENCODER.encode
         try:

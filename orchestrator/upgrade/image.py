@@ -12,6 +12,9 @@ from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.slices import at_once, in_slices
+from orchestrator.runtime.table_image import saving
+from orchestrator.runtime.table_sweep import finishing
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import KeptState, Participant
 from orchestrator.upgrade.records import Entry
@@ -67,7 +70,15 @@ def _module_image(proxy: ModuleProxy, package: str) -> ModuleImage:
         except (TypeError, ValueError, OverflowError) as error:
             reason = f"its body is not plain data, so it could not be kept over the stop: {error}"
             proxy.app.letters.add(proxy.name, message, reason, proxy.app.clock.wall())
-    return ModuleImage(proxy.name, package, implementation.blueprint.state_version, state, tuple(messages))
+    at_once(finishing(proxy.tables))  # the steps may not be there at the next start
+    return ModuleImage(
+        proxy.name,
+        package,
+        implementation.blueprint.state_version,
+        state,
+        tuple(messages),
+        tables=at_once(saving(proxy.tables)),
+    )
 
 
 def unsavable(app: Application) -> dict[str, str]:
@@ -82,8 +93,8 @@ def unsavable(app: Application) -> dict[str, str]:
     return found
 
 
-def left_image(participant: Participant) -> ModuleImage | None:
-    """The state of a module that was removed; None if it was not, or its state is not plain data."""
+async def left_image(participant: Participant) -> ModuleImage | None:
+    """State and tables of a module that was removed; None if it was not, or its state is not plain data."""
     old, before = participant.old, participant.change.before
     if participant.change.after is not None or old is None or before is None:
         return None
@@ -94,7 +105,10 @@ def left_image(participant: Participant) -> ModuleImage | None:
             "the state of {} was not kept: {}", participant.name, error
         )
         return None
-    return ModuleImage(participant.name, before.package, old.blueprint.state_version, state, ())
+    tables = participant.proxy.tables
+    await in_slices(finishing(tables))
+    saved = await in_slices(saving(tables))
+    return ModuleImage(participant.name, before.package, old.blueprint.state_version, state, tables=saved)
 
 
 def _encode_letters(app: Application) -> bytes:
@@ -123,7 +137,8 @@ def restore_letters(app: Application, image: ModuleImage) -> None:
 
 def kept_state(image: ModuleImage) -> KeptState:
     """What a module gets back."""
-    return KeptState(image.state_version, image.state, tuple(decode_message(m) for m in image.mailbox))
+    messages = tuple(decode_message(m) for m in image.mailbox)
+    return KeptState(image.state_version, image.state, messages, image.tables)
 
 
 def newest_id(images: Mapping[str, ModuleImage]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
 from orchestrator.upgrade.records import Fact, ImageSaved, Record, decode_fact, encode_fact, images_used
 
@@ -40,7 +41,7 @@ WAY_OUT = (
 
 
 class ModuleImage(msgspec.Struct, frozen=True):
-    """What a clean stop keeps of a module in memory: its state and its waiting messages, all as msgpack.
+    """What a clean stop keeps of a module in memory: its state, its waiting messages and its tables, all as msgpack.
 
     `saved_seq` is the record ImageSaved that it was written with; the journal fills it in.
     """
@@ -51,6 +52,7 @@ class ModuleImage(msgspec.Struct, frozen=True):
     state: bytes
     mailbox: tuple[bytes, ...] = ()
     saved_seq: int = 0
+    tables: tuple[TableImage, ...] = ()
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -24,7 +24,9 @@ from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.retirement import Remains
+from orchestrator.runtime.slices import in_slices
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
+from orchestrator.runtime.table_image import TableImage, restoring
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
@@ -76,6 +78,7 @@ class KeptState:
     state_version: int
     state: bytes
     messages: tuple[Message, ...] = ()
+    tables: tuple[TableImage, ...] = ()
 
 
 class Participant:
@@ -106,6 +109,7 @@ class Participant:
         self._state: object = None
         self._handed: dict[str, Any] | None = None
         self._opening: Opening | None = None
+        self._tables_before = self.proxy.tables
         self._tables: ModuleTables | None = None
         self._shards: dict[str, Shards] = {}
 
@@ -168,6 +172,8 @@ class Participant:
         """
         if self.incoming is None or self.change.after is None:
             return
+        if self.old is None and self._kept is not None:
+            self._tables_before = await in_slices(restoring(self._kept.tables))
         try:
             await within(self.app.clock, self._prepare(self.incoming), self.limits.load_s)
         except TimeoutError:
@@ -193,7 +199,7 @@ class Participant:
         self._retyped = not self._chain and self._type_changed(code.blueprint)
         if self._retyped and self.old is not None:
             self.new.check(self.old.state)
-        self.proxy.tables.check(code.blueprint, code.loaded)
+        self._tables_before.check(code.blueprint, code.loaded)
         self._shards = fresh_shards(code.blueprint)
         self._opening = Opening(self.new, self.proxy.resources.held)
         await self._run("@resource", self._opening.run(), self.new)
@@ -238,7 +244,7 @@ class Participant:
         """Make the state ready: by reference if its version is the same (and it holds no Enum of the old one's), else a copy."""
         if self.new is None:
             return
-        self._tables = self.proxy.tables.successor(self.new.blueprint, self.new.loaded, self._shards)
+        self._tables = self._tables_before.successor(self.new.blueprint, self.new.loaded, self._shards)
         if self.old is not None:
             state, codec = self.old.state, self.new.blueprint.codec
             same = not (self._chain or self._retyped)
@@ -316,6 +322,9 @@ class Participant:
         self.old = self.new = None
         self._state, self._handed, self._chain = None, None, []
         self._tables, self._shards = None, {}
+        self._tables_before = self.proxy.tables
+        if removed:
+            self._tables_before.abandon()
         if leaving is None:
             return None
         remains = Remains(leaving)

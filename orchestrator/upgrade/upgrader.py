@@ -208,7 +208,7 @@ class Upgrader(Lookout):
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
             outcome, stopping = await self._run(transaction)
-            left = _left_images(participants) if outcome.result == "committed" else []
+            left = await _left_images(participants) if outcome.result == "committed" else []
             self._retire(transaction, outcome)
             await self._keep(left)
             if stopping:
@@ -332,5 +332,5 @@ class Upgrader(Lookout):
             logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
 
 
-def _left_images(participants: Sequence[Participant]) -> list[ModuleImage]:
-    return [image for p in participants if (image := left_image(p)) is not None]
+async def _left_images(participants: Sequence[Participant]) -> list[ModuleImage]:
+    return [image for p in participants if (image := await left_image(p)) is not None]

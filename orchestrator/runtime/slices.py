@@ -1,0 +1,35 @@
+"""Long work that leaves the event loop free: a generator that yields often, run to its end at once or in slices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
+SLICE_S = 0.0005
+
+
+async def in_slices(work: Generator[None, None, T]) -> T:
+    """What `work` returns. The event loop turns at least once per millisecond, if `work` yields that often."""
+    end = perf_counter() + SLICE_S
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        if perf_counter() >= end:
+            await asyncio.sleep(0)
+            end = perf_counter() + SLICE_S
+
+
+def at_once(work: Generator[None, None, T]) -> T:
+    """What `work` returns; blocks."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            value: T = done.value
+            return value
