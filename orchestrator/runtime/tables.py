@@ -126,13 +126,6 @@ class ModuleTables:
         self.kept = [loaded for loaded in self.kept if loaded not in free]
         return free
 
-    def abandon(self) -> None:
-        """The module was removed and its tables are saved as they are: no release is needed any more."""
-        for loaded in self.kept:
-            loaded.unload()
-        self.kept = []
-        self.live, self.aside = {}, {}
-
     @property
     def under_way(self) -> bool:
         """Whether a unit has written and not ended: what it took out of a layer may come back."""

@@ -321,10 +321,7 @@ class Participant:
         opening, self._opening = self._opening, None
         self.old = self.new = None
         self._state, self._handed, self._chain = None, None, []
-        self._tables, self._shards = None, {}
-        self._tables_before = self.proxy.tables
-        if removed:
-            self._tables_before.abandon()
+        self._tables, self._tables_before, self._shards = None, ModuleTables(), {}
         if leaving is None:
             return None
         remains = Remains(leaving)
