@@ -37,6 +37,7 @@ from repo_store.manifest import Limits
 
 WALL_S = 1_000_000_000.0  # the time of day at which a test begins
 SETTLE_TURNS_MAX = 10_000
+THREAD_S = 5.0  # of real time, that a handler in a thread may take
 RECORDER = "*recorder"
 
 __all__ = ["FakeClock", "ModuleUnderTest", "Sent", "UpgradeFailed", "UpgradeReport", "run"]
@@ -185,7 +186,9 @@ class ModuleUnderTest:
         self._not_plain.append(reason)
 
     async def settle(self) -> None:
-        """Return when the module has nothing left to do.
+        """Return when the module has nothing left to do: its handlers, their tasks and their threads have ended.
+
+        What waits for the test itself, or for time to pass, is left as it is; a thread is waited for some seconds.
 
         Raises BodyRefused if it sent or published what is not plain data.
         """
@@ -195,6 +198,10 @@ class ModuleUnderTest:
                 raise BodyRefused(self._not_plain.pop(0))
             if self.proxy.unit is None and not len(self.proxy.mailbox):
                 return
+            if self.proxy.thread is not None:
+                ended, _ = await asyncio.wait([self.proxy.thread.ended], timeout=THREAD_S)
+                if not ended:
+                    return
 
     async def upgrade(self, cls: type[Module[Any]], *, limits: Limits | None = None) -> UpgradeReport:
         """Hot swap to another class, by the real transaction.

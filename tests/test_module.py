@@ -156,7 +156,7 @@ def copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
         ("m", lambda: every(seconds=float("nan"))(copy_of(method)), "above 0"),
         ("m", lambda: every(seconds="1")(copy_of(method)), "above 0"),  # type: ignore[arg-type]
         ("m", lambda: intake(copy_of(method)), "must be `async def`"),
-        ("m", lambda: handles(thread=True)(copy_of(method)), "not available yet"),
+        ("m", lambda: handles(thread=True)(copy_of(coroutine)), "is `async def` and cannot run in a thread"),
         ("send", lambda: handles(copy_of(method)), r"Bad\.send is the framework's own.*@handles\(\"send\"\)"),
         ("state", lambda: handles(copy_of(method)), "framework's own"),
         ("stop", lambda: handles(copy_of(coroutine)), "framework's own"),

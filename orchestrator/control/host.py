@@ -95,6 +95,7 @@ class _Host:
         await repository.sweep(needed_trees(book.ledger))  # also what a kill left half staged
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
+        app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
         recovered = await bring_back(app, book, repository, images, self._config.trial)
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
         planner = Planner(app, repository, _environment(), prereleases=self._config.host.prereleases)

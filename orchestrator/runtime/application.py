@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,6 +19,8 @@ from orchestrator.runtime.message import Message
 from orchestrator.runtime.names import NameService
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.runtime.threads import Threads
+from orchestrator.runtime.whose import TaskOwnership
 
 SLICE_S = 0.001  # what all pumps together, and asks answered at once, may use of one turn of the loop
 DEFAULT_TIMEOUT_S = 5.0
@@ -69,9 +72,12 @@ class Application:
     def __init__(self, clock: Clock | None = None, *, first_message_id: int = 1) -> None:
         self.clock: Clock = clock or LoopClock()
         self.turn = Turn()
+        self.thread = threading.get_ident()  # of the event loop
         self.names = NameService()
         self.events = EventManager()
         self.letters = DeadLetters()
+        self.ownership = TaskOwnership()
+        self.threads = Threads()
         self.modules: Mapping[str, ModuleProxy] = {}
         self.quiesce: Quiesce[Any] | None = (
             None  # the switch that waits for its moment; each pump tells it of one

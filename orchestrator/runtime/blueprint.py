@@ -97,8 +97,11 @@ class Blueprint:
                 f"{self.cls.__name__} handles {type_!r} twice: in {self.handlers[type_].method}() and in "
                 f"{method}(). Keep one."
             )
-        if mark.thread:
-            raise DefinitionInvalid(f"{function.__qualname__}(): handlers in threads are not available yet.")
+        if mark.thread and inspect.iscoroutinefunction(inspect.unwrap(function)):
+            raise DefinitionInvalid(
+                f"{function.__qualname__}() is `async def` and cannot run in a thread. "
+                "Write thread=True on a plain `def`, or drop it."
+            )
         self.handlers[type_] = Handler(type_, function, method=method, again=mark.again, thread=mark.thread)
 
 

@@ -101,3 +101,10 @@ class Overrun(BaseException):
 
     A BaseException, so that `except Exception` in author code does not swallow it.
     """
+
+
+class TaskExit(BaseException):
+    """A task that a module started raised SystemExit or KeyboardInterrupt.
+
+    A BaseException, as those are, so that `except Exception` in author code does not swallow it.
+    """

@@ -26,9 +26,19 @@ class BoundHandler:
     def __init__(self, handler: Handler, instance: Module[Any]) -> None:
         self.method = handler.method
         self.arguments: Arguments = Upcasting(handler, instance) if handler.upcasts else handler.arguments
-        self.is_async = handler.is_async
+        self.is_async = handler.is_async or handler.thread
         self.again = handler.again
-        self.call: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature
+        method: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature
+        self.call = _in_thread(instance, method) if handler.thread else method
+
+
+def _in_thread(instance: Module[Any], method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method as a coroutine function that runs it in a thread of the application's."""
+
+    async def call(*arguments: Any) -> Any:
+        return await instance._serving(method.__name__).proxy.pump.in_thread(method, *arguments)  # noqa: SLF001
+
+    return call
 
 
 def _nothing() -> None:

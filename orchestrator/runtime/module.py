@@ -49,7 +49,10 @@ def handles(name: str | None = None, /, *, thread: bool = False, again: bool = F
 def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool = False) -> Any:
     """Mark a method as the handler of a message type: its own name, or `name`.
 
-    `thread` runs it in a thread; `again` says that a failed unit may be given again. Source: DESIGN §5.
+    `thread` runs it in a thread, so that it may block: `state` is its own meanwhile, as in any unit, and the unit ends
+    when the function has returned. There `send` and `publish` work as ever; for `ask` there is `ask_blocking`. A thread
+    cannot be stopped: one that never returns is reported with its line, and no upgrade of its module can happen.
+    `again` says that a failed unit may be given again. Source: DESIGN §5.
     """
     if callable(name):
         return _mark(name, Mark("handles"))
@@ -58,9 +61,12 @@ def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool
     return lambda function: _mark(function, Mark("handles", name or "", thread=thread, again=again))
 
 
-def subscribes(pattern: str, /, *, again: bool = False) -> Callable[[F], F]:
-    """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending."""
-    return lambda function: _mark(function, Mark("subscribes", pattern, again=again))
+def subscribes(pattern: str, /, *, thread: bool = False, again: bool = False) -> Callable[[F], F]:
+    """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending.
+
+    `thread` and `again` are those of `handles`.
+    """
+    return lambda function: _mark(function, Mark("subscribes", pattern, thread=thread, again=again))
 
 
 def upcasts(type: str, before: int, after: int, /) -> Callable[[F], F]:  # noqa: A002  # the field's word
@@ -72,9 +78,12 @@ def upcasts(type: str, before: int, after: int, /) -> Callable[[F], F]:  # noqa:
     return lambda function: _mark(function, Mark("upcasts", upcast=Upcast(type, before, after)))
 
 
-def every(*, seconds: float) -> Callable[[F], F]:
-    """Mark a method to be called once per period, as a unit of its own; ticks never pile up."""
-    return lambda function: _mark(function, Mark("every", seconds=seconds))
+def every(*, seconds: float, thread: bool = False) -> Callable[[F], F]:
+    """Mark a method to be called once per period, as a unit of its own; ticks never pile up.
+
+    `thread` is that of `handles`.
+    """
+    return lambda function: _mark(function, Mark("every", seconds=seconds, thread=thread))
 
 
 @overload
@@ -186,9 +195,33 @@ class Module(Generic[S]):
     ) -> Awaitable[Any]:
         """Send a message and wait for the reply, decoded as `returns` if given.
 
-        Raises UnknownName, AskCycle, AskTimeout, HandlerFailed, NotInService.
+        Raises UnknownName, AskCycle, AskTimeout, HandlerFailed, NotInService (in a thread, too: see `ask_blocking`).
         """
-        return self._serving("ask").ask(name, type, body, timeout_s, returns)
+        voice = self._serving("ask")
+        if voice.proxy.thread is not None:
+            voice.refuse_in_thread()
+        return voice.ask(name, type, body, timeout_s, returns)
+
+    @overload
+    def ask_blocking(self, name: str, type: str, body: object = None, *, timeout_s: float = 5.0) -> Any: ...
+    @overload
+    def ask_blocking(
+        self, name: str, type: str, body: object = None, *, timeout_s: float = 5.0, returns: type[R]
+    ) -> R: ...
+    def ask_blocking(
+        self,
+        name: str,
+        type: str,  # noqa: A002
+        body: object = None,
+        *,
+        timeout_s: float = 5.0,
+        returns: Any = None,
+    ) -> Any:
+        """`ask` for a handler that runs in a thread: waits there, and returns the reply.
+
+        Raises what `ask` raises; NotInService anywhere else, where it would hold up the event loop.
+        """
+        return self._serving("ask_blocking").ask_blocking(name, type, body, timeout_s, returns)
 
     def attach(self, name: str, source_id: str | int, source: object) -> None:
         """Have a source read by the @intake(each=True) `name`, in a task of its own, over all swaps until it ends.

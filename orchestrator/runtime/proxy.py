@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from orchestrator.runtime.quiesce import Quiesce
     from orchestrator.runtime.rest import Resting
     from orchestrator.runtime.table_live import LiveTable
+    from orchestrator.runtime.tasks import UnitTasks
+    from orchestrator.runtime.threads import ThreadCall
 
 
 class ModuleProxy:
@@ -55,6 +57,8 @@ class ModuleProxy:
         )
         self.resting: Resting | None = None  # out of service: loaded, but disabled
         self.admit = 0  # while held: messages at the head that must still run
+        self.tasks: UnitTasks | None = None  # that the unit started, if any
+        self.thread: ThreadCall | None = None  # that the unit runs in, if in any
         self.waits_on: list[ModuleProxy] = []  # whom the unit asks
         self.handled = 0
         self.dead = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,18 @@ if TYPE_CHECKING:
 class Pump:
     """The task that handles the messages of one module."""
 
-    __slots__ = ("_app", "_closing", "_given", "_outbox", "_proxy", "_task", "_written", "wake")
+    __slots__ = (
+        "_answered",
+        "_app",
+        "_closing",
+        "_given",
+        "_outbox",
+        "_proxy",
+        "_written",
+        "body",
+        "task",
+        "wake",
+    )
 
     def __init__(self, proxy: ModuleProxy) -> None:
         self._proxy = proxy
@@ -39,20 +51,26 @@ class Pump:
         self._written = proxy.written
         self.wake: asyncio.Future[None] | None = None
         self._closing = False
-        self._task: asyncio.Task[None] | None = None
+        self._answered: tuple[Message, ModuleError | None] | None = None  # at once, and a task of it goes on
+        self.task: asyncio.Task[None] | None = None
+        self.body: Any = None  # the coroutine of the task: only it tells at no cost whether the pump runs now
 
     def start(self) -> None:
         """Handle what is in the mailbox, and what comes."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pump {self._proxy.name}")
-            self._task.add_done_callback(self._ended)
+        if self.task is None:
+            self._app.ownership.begin()
+            loop, name = asyncio.get_running_loop(), f"pump {self._proxy.name}"
+            self.body = self._run()
+            # Whatever kind of task the loop's factory makes, this is a plain one.
+            self.task = asyncio.Task(self.body, loop=loop, name=name)
+            self.task.add_done_callback(self._ended)
         self.rouse()
 
     async def close(self, reason: str) -> None:
         """Handle nothing more; a unit still under way is cut, sends nothing and goes to the dead letters."""
         proxy = self._proxy
         self._closing = True
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
@@ -61,6 +79,13 @@ class Pump:
             undo_writes(self._written)
             bury(proxy, proxy.unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
             proxy.unit = None
+        if proxy.tasks is not None:
+            for left in await proxy.tasks.cut(1.0):
+                logger.bind(module=proxy.name).warning(
+                    "{!r} of {} did not end when it was cancelled; a task may not swallow CancelledError",
+                    left,
+                    proxy.name,
+                )
 
     def rouse(self) -> None:
         """Let the pump look again."""
@@ -72,6 +97,7 @@ class Pump:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Only closing ends a pump; anything else is a fault of the runtime, and must not be silent."""
+        self._app.ownership.end()
         if not task.cancelled() and (error := task.exception()) is not None and not self._closing:
             logger.bind(module=self._proxy.name).opt(exception=error).critical(
                 "{} handles nothing more: its pump ended by {}. Restart the host; this is a bug of livetag.",
@@ -94,6 +120,9 @@ class Pump:
             if not outbox.empty:
                 await outbox.flush()
             while not queue or proxy.unit is not None or (proxy.held is not None and not proxy.admit):
+                if self._answered is not None:
+                    await self._end_what_was_answered()
+                    continue
                 self.wake = asyncio.get_running_loop().create_future()
                 turn.awake -= 1
                 try:
@@ -120,6 +149,7 @@ class Pump:
         if proxy.ticks and message.type[:1] == TIMER_MARK:
             proxy.ticks.discard(message.type[1:])
         handler = proxy.handlers.get(message.type)
+        failure: ModuleError | None = None
         try:
             if handler is None:
                 handler = self._unhandled(message)
@@ -133,53 +163,120 @@ class Pump:
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
             if self._closing or (isinstance(error, GeneratorExit) and (handler is None or handler.is_async)):
                 raise  # the module is closed, or the loop throws the pump away
-            self._failed(message, error, handler)
+            failure = self._failure(message, error, handler)
+            self._forgive()
+            if message.reply is not None and not message.reply.done():
+                message.reply.set_exception(failure)
         else:
-            proxy.handled += 1
             if message.reply is not None and not message.reply.done():
                 message.reply.set_result(result)
-        task = self._task
+        task = self.task
         if task is not None and task._must_cancel:  # type: ignore[attr-defined]  # noqa: SLF001  # told nowhere else
-            await self._outlive(task)
+            await self._outlive()
+        if proxy.tasks is not None:
+            failure = await self._tasks_ended(message, failure)
+            if proxy.unit is not message:
+                return
+        if not self._end(message, failure):
+            await self._outbox.flush()
+
+    def answer_at_once(self, message: Message, handler: BoundHandler) -> Any:
+        """Run a plain handler here and now, in the task of whoever asks; returns the reply, or raises the failure.
+
+        If it started a task, the pump waits for that, and then ends the unit.
+        """
+        proxy = self._proxy
+        proxy.mailbox.accepted += 1
+        proxy.unit = message
+        failure = None
+        try:
+            return handler.call(*handler.arguments(message))
+        except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
+            failure = self._failure(message, error, handler)
+            raise failure from None
+        finally:
+            if proxy.tasks is not None:
+                message.path = ()  # who asked has the reply, and waits no more
+                self._answered = message, failure
+                self.rouse()
+            else:
+                everything_left = self._end(message, failure)
+                if proxy.mailbox.queue or not everything_left:
+                    self.rouse()  # a message that came while we ran, or an output that the pump waits with
+
+    def _end(self, message: Message, failure: ModuleError | None) -> bool:
+        """End the unit: what it gave out leaves, then the next may begin; False: an output waits for room first."""
+        proxy = self._proxy
+        if failure is None:
+            proxy.handled += 1
+        else:  # it sends nothing, and its writes to tables are undone
+            self._given.clear()
+            if self._written:
+                undo_writes(self._written)
+            bury(proxy, message, failure)
         everything_left = not self._given or self._outbox.let_out()
         if self._written:
             keep_writes(self._written)
         proxy.unit = None
         if self._app.quiesce is not None:
             self._app.quiesce.try_now()
-        if not everything_left:
+        return everything_left
+
+    async def _end_what_was_answered(self) -> None:
+        """End a unit that was answered at once, when the tasks that it started have ended."""
+        assert self._answered is not None  # noqa: S101  # looked at before the call
+        (message, failure), self._answered = self._answered, None
+        failure = await self._tasks_ended(message, failure)
+        if self._proxy.unit is message and not self._end(message, failure):
             await self._outbox.flush()
 
-    def answer_at_once(self, message: Message, handler: BoundHandler) -> Any:
-        """Run a plain handler here and now, in the task of whoever asks; returns the reply, or raises the failure."""
+    async def _tasks_ended(self, message: Message, failure: ModuleError | None) -> ModuleError | None:
+        """Wait for the tasks of the unit; returns why it failed, if it did, by itself or by a task nobody looked at."""
         proxy = self._proxy
-        proxy.mailbox.accepted += 1
-        proxy.unit = message
-        try:
-            result = handler.call(*handler.arguments(message))
-        except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
-            raise self._failed(message, error, handler) from None
-        else:
-            proxy.handled += 1
-            return result
-        finally:
-            everything_left = not self._given or self._outbox.let_out()
-            if self._written:
-                keep_writes(self._written)
-            proxy.unit = None
-            if self._app.quiesce is not None:
-                self._app.quiesce.try_now()
-            if proxy.mailbox.queue or not everything_left:
-                self.rouse()  # a message that came while we ran, or an output that the pump waits with
+        tasks = proxy.tasks
+        assert tasks is not None  # noqa: S101  # looked at before the call
+        message.path = ()  # who asked has the reply, and waits no more
+        while tasks.open:
+            try:
+                await tasks.ended()
+            except asyncio.CancelledError:
+                if self._closing:
+                    raise
+                self._forgive()
+        proxy.tasks = None
+        error = tasks.error()
+        return failure_of(proxy, message, error) if failure is None and error is not None else failure
 
-    async def _outlive(self, task: asyncio.Task[None]) -> None:
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a handler in a thread; the unit is done when the thread's function has returned, and not before."""
+        proxy = self._proxy
+        name = f"{proxy.name}.{function.__name__}"
+        call = proxy.thread = self._app.threads.call(name, function, arguments)
+        try:
+            while not call.ended.done():
+                try:
+                    await asyncio.wait([call.ended])
+                except asyncio.CancelledError:
+                    if self._closing:
+                        raise
+                    self._forgive()
+        finally:
+            proxy.thread = None
+        return call.outcome()
+
+    async def _outlive(self) -> None:
         """Take the cancellation that a unit left behind for the task it ran in, which is the pump of all units."""
         name = self._proxy.name
         logger.bind(module=name).warning("a handler of {} cancelled the task that it runs in", name)
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        if sys.version_info >= (3, 11):
-            task.uncancel()
+        self._forgive()
+
+    def _forgive(self) -> None:
+        """Forget that author code cancelled the task of all units: timeouts and task groups of later ones look at that."""
+        if sys.version_info >= (3, 11) and self.task is not None:
+            while self.task.cancelling():
+                self.task.uncancel()
 
     def _unhandled(self, message: Message) -> BoundHandler:
         """What to do with a message that the version in service has no handler for. Raises UnknownMessage."""
@@ -187,15 +284,8 @@ class Pump:
             return NOTHING  # a tick of a timer that the version before had
         raise unknown(self._proxy, message)
 
-    def _failed(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
-        """A unit that raised: it sends nothing, its message goes to the dead letters; returns what an asker gets."""
-        proxy = self._proxy
-        self._given.clear()
-        if self._written:
-            undo_writes(self._written)
+    def _failure(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
+        """What an asker gets of a unit that raised."""
         if handler is None and isinstance(error, UnknownMessage):
-            failure: ModuleError = error
-        else:
-            failure = failure_of(proxy, message, error)
-        bury(proxy, message, failure)
-        return failure
+            return error
+        return failure_of(self._proxy, message, error)

@@ -5,15 +5,21 @@ What is sent and published leaves when the unit ends; an ask first lets out what
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import AskCycle, AskTimeout, BodyRefused, NotInService
+from orchestrator.runtime.guard import Guarded, Unit
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.outbox import Output
+from orchestrator.runtime.tasks import start_for
 from orchestrator.runtime.waits import chain_to
+from orchestrator.runtime.whose import unit_on_stack
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
@@ -97,13 +103,61 @@ class Voice:
             )
 
     def _unit(self, what: str) -> Message:
-        unit = self.proxy.unit
-        if unit is None:
+        """The unit whose code calls. Raises NotInService if there is none, or if it is not its code."""
+        proxy = self.proxy
+        unit = proxy.unit
+        if unit is not None:
+            body = proxy.pump.body
+            if (body is not None and body.cr_running and get_ident() == proxy.app.thread) or self._speaks(
+                unit
+            ):
+                return unit
+        raise NotInService(
+            f"{what}() was called in {proxy.name} outside a unit of work. Use it in a handler, an event or a tick, or in a "
+            "task that one of these started; an intake returns its item and a handler of the same name sends."
+        )
+
+    def _speaks(self, unit: Message) -> bool:
+        """Whether it is the unit's code that calls, elsewhere than in the pump: an ask at once, its thread, its tasks."""
+        proxy = self.proxy
+        here = get_ident()
+        if here != proxy.app.thread:
+            return proxy.thread is not None and proxy.thread.ident == here
+        if proxy.tasks is None:
+            handler = proxy.handlers.get(unit.type)
+            return (
+                handler is not None and not handler.is_async
+            )  # while a plain handler runs, nothing else does
+        if asyncio.current_task() in proxy.tasks:
+            return True
+        found = unit_on_stack(sys._getframe(2))  # noqa: SLF001  # a task that is just being started, and runs already
+        return found is not None and found.message is unit
+
+    def ask_blocking(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
+        """Called by the author's `ask_blocking`, in the thread of a handler: asks on the event loop, and waits here."""
+        proxy = self.proxy
+        call = proxy.thread
+        if call is None or call.ident != get_ident():
             raise NotInService(
-                f"{what}() was called in {self.proxy.name} outside a unit of work. Use it in a handler, an event or a tick; "
-                "an intake returns its item and a handler of the same name sends."
+                f"ask_blocking() was called in {proxy.name} outside a handler that runs in a thread; it would hold up the "
+                "event loop. Use `await self.ask(...)`, or mark the handler with thread=True."
             )
-        return unit
+        unit = Unit(proxy, self._unit("ask_blocking"))
+
+        def begin() -> asyncio.Future[Any]:
+            asking = Guarded(self.ask(name, type_, body, timeout_s, returns), unit)
+            return start_for(unit, lambda: asyncio.Task(asking, loop=asyncio.get_running_loop()))
+
+        return call.on_loop(begin)
+
+    def refuse_in_thread(self) -> None:
+        """Raises NotInService in a handler's thread, where nothing can be awaited."""
+        call = self.proxy.thread
+        if call is not None and call.ident == get_ident():
+            raise NotInService(
+                f"ask() was called in {self.proxy.name} in a handler that runs in a thread, where its reply cannot be "
+                "awaited. Use self.ask_blocking(...), which takes the same and returns the reply."
+            )
 
 
 def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:
