@@ -129,10 +129,11 @@ STATUS: dict[str, object] = {
 def test_help_shows_every_command_in_its_panel(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["--help"]) == 0
     shown = capsys.readouterr().out
-    for panel in ("Host", "Deploy", "Modules", "Messages"):
+    for panel in ("Host", "Deploy", "Reconfigure", "Modules", "Messages"):
         assert f"─ {panel} ─" in shown
     commands = (
         "init run restart status demo plan deploy retry history rollback state send ask publish dead-letters"
+        " load unload enable disable swap bind unbind hold unhold"
     )
     for command in commands.split():
         assert f"│ {command} " in shown

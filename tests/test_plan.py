@@ -12,7 +12,7 @@ from orchestrator.runtime.description import Description
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.checks import Environment, Live
 from orchestrator.upgrade.desired import Wish, desired, wishes
-from orchestrator.upgrade.plan import Plan, make_plan
+from orchestrator.upgrade.plan import Plan, Say, make_plan
 from orchestrator.upgrade.records import Entry
 from repo_store.manifest import AppManifest, ModuleManifest, ModuleSpec, Requires
 from repo_store.release import RefMap, Release, Tag, TagRef, Version, parse_tag
@@ -75,10 +75,16 @@ def plan(candidates: list[Candidate], table: list[Entry], **more: Any) -> Plan:
         {c.wish.name: c for c in candidates},
         {e.name: e for e in table},
         app_ref=more.get("app_ref"),
+        say=more.get("say") or Say(_leaving(candidates, table) if "app_ref" in more else ()),
         live=more.get("live", {}),
         environment=HERE,
         together=more.get("together", ()),
     )
+
+
+def _leaving(candidates: list[Candidate], table: list[Entry]) -> set[str]:
+    """Whom a composition of just these modules sends away."""
+    return {e.name for e in table} - {c.wish.name for c in candidates}
 
 
 def test_the_highest_version_of_each_package_is_desired() -> None:

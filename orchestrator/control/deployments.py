@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orchestrator.control import facts
+from orchestrator.control import facts, module_facts
 from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.wire import Refused
@@ -65,9 +65,9 @@ class Deployments:
         if asked.tag is not None:
             self._known_tag(asked.tag, refs)
         outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
-        return facts.plan(
-            outlook.plan, asked.tag, self._verdict(asked.tag) if asked.tag is not None else None
-        )
+        said = self._verdict(asked.tag) if asked.tag is not None else None
+        drift = module_facts.drifts(outlook.overruled)
+        return {**facts.plan(outlook.plan, asked.tag, said), **({"drift": drift} if drift else {})}
 
     async def wake(self, _request: dict[str, object], _emit: Emit) -> object:
         self._upgrader.look(push_over=True)
@@ -76,6 +76,7 @@ class Deployments:
     async def deploy(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Tag)
         self._known_tag(asked.tag, await self._upgrader.repository.refs())
+        self._upgrader.deploy_by_hand([asked.tag])
         return await self._outcomes([asked.tag], emit, wait=asked.wait)
 
     async def push(self, request: dict[str, object], emit: Emit) -> object:
@@ -189,6 +190,7 @@ class Deployments:
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
         upgrader.deploy_together(names)
+        upgrader.deploy_by_hand(names)
         upgrader.told(names, Cause("livetag rollback", asked.reason, rollback.txn))
         message = f"Roll back transaction {rollback.txn}: {asked.reason}"
         for package, commit_id in rollback.lifted:

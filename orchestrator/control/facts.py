@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.control import module_facts
 from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
-from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Group, Plan
-from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict
@@ -27,20 +27,21 @@ Facts = dict[str, Any]  # Any: JSON
 def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], since: float) -> Facts:
     """The document of `livetag status --json`."""
     ledger = upgrader.book.ledger
-    live = {name: proxy for name, proxy in app.modules.items() if proxy.implementation is not None}
     return {
         "app": upgrader.outlook.app_name,
         "host": {"pid": os.getpid(), "since": since},
-        "modules": {
-            name: _module(e, live.get(name), failed.get(name), upgrader)
-            for name, e in sorted(ledger.table.items())
-        },
+        "modules": module_facts.modules(app, upgrader, failed),
+        "unloaded": module_facts.unloaded(upgrader),
+        "holds": module_facts.holds(ledger),
         "transaction": _under_way(ledger),
         "quarantine": [
             {"module": q.package, "commit": q.commit_id, "tag": q.tag, "reason": q.reason, "at": q.at}
             for q in ledger.quarantine.values()
         ],
-        "waiting": [{"tags": list(g.tags), "why": g.waits} for g in upgrader.outlook.plan.waiting],
+        "waiting": [
+            {"tags": list(g.tags), "why": g.waits or g.held}
+            for g in (*upgrader.outlook.plan.waiting, *upgrader.outlook.plan.held)
+        ],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
         "last_change": _last(ledger, upgrader.outlook.refs),
@@ -52,28 +53,6 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
             {"module": x.name, "version": x.version, "as": x.kept_as} for x in upgrader.retirements.kept
         ],
         "problem": upgrader.book.journal.failed or upgrader.trouble or None,
-    }
-
-
-def _module(entry: Entry, proxy: ModuleProxy | None, failed: str | None, upgrader: Upgrader) -> Facts:
-    pin = upgrader.book.ledger.tags.get(entry.tag)  # as last seen, also by the host before this one
-    untagged = pin is None or pin.commit_id != entry.commit_id
-    return {
-        "version": entry.version,
-        "tag": entry.tag,
-        "commit": entry.commit_id,
-        "tree": entry.tree_id,
-        "state": "in service" if proxy is not None else "failed",
-        "state_version": entry.state_version,
-        "probation": None,
-        "mailbox": {
-            "length": len(proxy.mailbox) if proxy is not None else 0,
-            "accepted": proxy.mailbox.accepted if proxy is not None else 0,
-            "handled": proxy.handled if proxy is not None else 0,
-            "dead": proxy.dead if proxy is not None else 0,
-        },
-        "drift": "untagged" if untagged else None,
-        **({"problem": failed} if failed is not None and proxy is None else {}),
     }
 
 
@@ -124,6 +103,7 @@ def _transaction(view: TransactionView) -> Facts:
                 "from": c.before.version if c.before is not None else None,
                 "to": c.after.version if c.after is not None else None,
                 "commit": c.after.commit_id if c.after is not None else None,
+                "text": words.change_text(c),
             }
             for c in view.changes
         ],
@@ -132,12 +112,13 @@ def _transaction(view: TransactionView) -> Facts:
         "pause_us": view.pause_us,
         "held_messages": view.held_messages,
         "who": view.who,
+        "by": view.trigger,
     }
 
 
 def plan(plan_: Plan, tag: str | None, said: Verdict | None) -> Facts:
     """The document of `livetag plan --json`: steps, and checks each with `ok` and `why`."""
-    groups = [(kind, g) for kind in ("ready", "waiting", "refused") for g in getattr(plan_, kind)]
+    groups = [(kind, g) for kind in ("ready", "waiting", "held", "refused") for g in getattr(plan_, kind)]
     shown = [(kind, group) for kind, group in groups if tag is None or tag in group.tags]
     document: Facts = {
         "steps": [step for kind, group in shown for step in _steps(kind, group)],
@@ -152,19 +133,21 @@ def _steps(kind: str, group: Group) -> list[Facts]:
     return [
         {
             "module": c.name,
-            "does": "add" if c.before is None else "remove" if c.after is None else "swap",
+            "does": module_facts.does(c),
             "from": c.before.version if c.before is not None else None,
             "to": c.after.version if c.after is not None else None,
             "by": " ".join(group.tags),
             "is": kind,
-            "why": group.waits
-            if kind == "waiting"
-            else group.refused.reason
-            if group.refused is not None
-            else "",
+            "why": _why(kind, group),
         }
         for c in group.changes
     ]
+
+
+def _why(kind: str, group: Group) -> str:
+    if kind in {"waiting", "held"}:
+        return group.waits if kind == "waiting" else group.held
+    return group.refused.reason if group.refused is not None else ""
 
 
 def letter(dead: DeadLetter) -> Facts:

@@ -12,6 +12,7 @@ import msgspec
 from orchestrator.control import facts
 from orchestrator.control.deployments import Deployments
 from orchestrator.control.messages import Messages
+from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import expected, read
 from orchestrator.control.server import Emit, Operation
 from orchestrator.control.wire import Refused
@@ -62,6 +63,7 @@ class Operations:
             "retry": deployments.retry,
             "rollback": deployments.rollback,
             "wake": deployments.wake,
+            **Reconfiguration(self._app, self._upgrader).table(),
             "state": messages.state,
             "send": messages.send,
             "ask": messages.ask,

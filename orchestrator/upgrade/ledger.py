@@ -11,8 +11,10 @@ from functools import singledispatchmethod
 from types import MappingProxyType
 from typing import TypeVar
 
+from orchestrator.upgrade import overrides as by_hand
 from orchestrator.upgrade import records as facts
 from orchestrator.upgrade.errors import IllegalTransition
+from orchestrator.upgrade.overrides import Hold, Override, OverrideKey
 from orchestrator.upgrade.phases import UNFINISHED, Phase, Signal, advance
 from orchestrator.upgrade.records import Change, Entry, Record
 
@@ -44,6 +46,7 @@ class TransactionView:
     held_messages: int = 0
     probation: tuple[str, ...] = ()
     reverts: int | None = None
+    overrides: tuple[OverrideKey, ...] = ()
     ended_at: float | None = None
     ended_seq: int | None = None
 
@@ -82,7 +85,8 @@ class Ledger:
 
     `table` is in service, `confirmed` is what an automatic way back returns to. `deaths` counts the host's
     deaths inside a release's transaction or probation. `images` are the modules whose saved state was not
-    used yet. `running` says that the last host to start has not said that it stopped.
+    used yet. `overrides` and `holds` are what persons changed by hand. `running` says that the last host to
+    start has not said that it stopped.
     """
 
     seq: int = 0
@@ -95,6 +99,8 @@ class Ledger:
     next_txn: int = 1
     tags: Mapping[str, TagPin] = field(default_factory=_nothing)
     images: frozenset[str] = frozenset()
+    overrides: Mapping[OverrideKey, Override] = field(default_factory=_nothing)
+    holds: Mapping[str, Hold] = field(default_factory=_nothing)
     running: bool = False
     stopped_clean: bool = False
 
@@ -135,6 +141,8 @@ class _Draft:
         self.next_txn = base.next_txn
         self.tags = dict(base.tags)
         self.images = set(base.images)
+        self.overrides = dict(base.overrides)
+        self.holds = dict(base.holds)
         self.running = base.running
         self.stopped_clean = base.stopped_clean
 
@@ -151,6 +159,8 @@ class _Draft:
             next_txn=self.next_txn,
             tags=MappingProxyType(self.tags),
             images=frozenset(self.images),
+            overrides=MappingProxyType(self.overrides),
+            holds=MappingProxyType(self.holds),
             running=self.running,
             stopped_clean=self.stopped_clean,
         )
@@ -181,7 +191,14 @@ class _Draft:
             raise IllegalTransition(f"transaction {self.unfinished} is unfinished")
         self._claim(fact.txn)
         self.transactions[fact.txn] = TransactionView(
-            fact.txn, record.at, record.seq, fact.changes, fact.trigger, fact.who, reverts=fact.reverts
+            fact.txn,
+            record.at,
+            record.seq,
+            fact.changes,
+            fact.trigger,
+            fact.who,
+            reverts=fact.reverts,
+            overrides=fact.overrides,
         )
         self.unfinished = fact.txn
 
@@ -230,7 +247,7 @@ class _Draft:
             ),
         )
         if fact.fault == "died":
-            self._count_deaths(change.after for change in view.changes)
+            self._count_deaths(change.after for change in view.changes if _brings_code(change))
 
     @_take.register
     def _confirmed(self, fact: facts.Confirmed, record: Record) -> None:
@@ -275,6 +292,22 @@ class _Draft:
     def _lifted(self, fact: facts.Lifted, record: Record) -> None:  # noqa: ARG002 - one shape for all
         self.quarantine.pop((fact.package, fact.commit_id), None)
         self.deaths.pop((fact.package, fact.commit_id), None)  # another chance is a whole one
+
+    @_take.register
+    def _overridden(self, fact: facts.Overridden, record: Record) -> None:
+        by_hand.begin(self.overrides, fact, record.at, record.seq)
+
+    @_take.register
+    def _override_ended(self, fact: facts.OverrideEnded, record: Record) -> None:  # noqa: ARG002
+        by_hand.end(self.overrides, fact)
+
+    @_take.register
+    def _held(self, fact: facts.Held, record: Record) -> None:
+        self.holds[fact.module] = Hold(fact.module, fact.who, fact.why, record.at)
+
+    @_take.register
+    def _unheld(self, fact: facts.Unheld, record: Record) -> None:  # noqa: ARG002
+        self.holds.pop(fact.module, None)
 
     @_take.register
     def _tag_moved(self, fact: facts.TagMoved, record: Record) -> None:  # noqa: ARG002
@@ -356,3 +389,11 @@ class _Draft:
         """Count one death for each release, however many modules are made from it."""
         for key in {(entry.package, entry.commit_id) for entry in entries if entry is not None}:
             self.deaths[key] = self.deaths.get(key, 0) + 1
+
+
+def _brings_code(change: Change) -> bool:
+    """Whether the change loads anything: to disable or to name a module is not its release's doing."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return True
+    return (before.tree_id, before.package, before.config) != (after.tree_id, after.package, after.config)

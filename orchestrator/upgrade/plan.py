@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -11,6 +11,7 @@ from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.checks import Check, Environment, Live, release_checks
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import Fault
+from orchestrator.upgrade.overrides import Hold, Override, explains, held_back
 from orchestrator.upgrade.records import Change, Entry
 from orchestrator.upgrade.resulting import Resulting
 from orchestrator.upgrade.successor import acceptance_checks
@@ -19,12 +20,17 @@ from repo_store.release import APP, TagRef
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Changes that are one transaction: all that one commit changes. `keys` are what its failure quarantines."""
+    """Changes that are one transaction: all that one commit, or one command, changes.
+
+    `keys` are what its failure quarantines, `overrides` what it ends; `held` says who keeps it from going.
+    """
 
     keys: tuple[Key, ...]
     tags: tuple[str, ...]
     changes: tuple[Change, ...]
     checks: tuple[Check, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    held: str = ""
 
     @property
     def refused(self) -> Problem | None:
@@ -43,12 +49,23 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The groups that can go, those that wait, those that fail as they are, and rows that only change their tag."""
+    """The groups that can go, that wait, that fail as they are, that a person holds; rows that only change their tag."""
 
     ready: tuple[Group, ...] = ()
     waiting: tuple[Group, ...] = ()
     refused: tuple[Group, ...] = ()
     unchanged: tuple[Change, ...] = ()
+    held: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """What persons have said: the modules that leave, the overrides that hold, holds, and the tags that go through them."""
+
+    leaving: Container[str] = ()
+    overrides: Sequence[Override] = ()
+    holds: Mapping[str, Hold] = field(default_factory=dict)
+    by_hand: Container[str] = ()
 
 
 def make_plan(
@@ -59,23 +76,34 @@ def make_plan(
     live: Mapping[str, Live],
     environment: Environment,
     together: Sequence[frozenset[str]] = (),
+    say: Say = Say(),  # a frozen value
 ) -> Plan:
-    """The groups that lead from the table to the candidates.
+    """The groups that lead from the table to the candidates. `app_ref` is the composition's tag if there is one.
 
-    `app_ref` is the composition's tag if there is one: only then a module that is no candidate leaves. `together` are
-    sets of tags which are one transaction each, whatever their commits (a rollback of one).
+    `together` are sets of tags which are one transaction each, whatever their commits (a rollback of one).
     """
-    changes, renamed = _changes(candidates, table, leaving=app_ref is not None)
-    grouped = joined(_grouped(changes, table, app_ref), together)
-    groups = [_checked(group, candidates, live, environment) for group in grouped]
+    changes, renamed = _changes(candidates, table, say.leaving)
+    grouped = joined(_exchanging(_grouped(changes, table, app_ref, say.overrides)), together)
+    checked = [_checked(group, candidates, live, environment) for group in grouped]
+    groups = [replace(group, held=_held(group, say)) for group in checked]
+    held = [group for group in groups if group.held]
+    going = [group for group in groups if not group.held]
     resulting = Resulting(candidates, table, live)
-    refused = [_with(group, resulting) for group in groups if group.refused is not None]
-    ready, waiting = _settle([group for group in groups if group.refused is None], resulting)
-    return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed))
+    refused = [_with(group, resulting) for group in going if group.refused is not None]
+    ready, waiting = _settle([group for group in going if group.refused is None], resulting)
+    return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed), tuple(held))
+
+
+def _held(group: Group, say: Say) -> str:
+    """Who keeps the group from going on its own; what a person asks for by hand goes."""
+    if group.overrides or any(tag in say.by_hand for tag in group.tags):
+        return ""
+    holds = dict.fromkeys(hold for c in group.changes if (hold := held_back(say.holds, c.name)) is not None)
+    return "; ".join(hold.said for hold in holds)
 
 
 def _changes(
-    candidates: Mapping[str, Candidate], table: Mapping[str, Entry], *, leaving: bool
+    candidates: Mapping[str, Candidate], table: Mapping[str, Entry], leaving: Container[str]
 ) -> tuple[list[Change], list[Change]]:
     changes, renamed = [], []
     for name, candidate in sorted(candidates.items()):
@@ -90,8 +118,7 @@ def _changes(
             after.tag_object_id,
         ):
             renamed.append(Change(name, before, after))
-    if leaving:
-        changes += [Change(name, table[name], None) for name in sorted(table) if name not in candidates]
+    changes += [Change(name, entry, None) for name, entry in sorted(table.items()) if name in leaving]
     return changes, renamed
 
 
@@ -102,14 +129,32 @@ def _same_service(before: Entry, after: Entry) -> bool:
 
 def _composed(entry: Entry) -> tuple[object, ...]:
     """What the composition says of a module."""
-    return (entry.package, entry.config, entry.also, entry.enabled)
+    return (entry.package, entry.config, frozenset(entry.also), entry.enabled)
 
 
-def _grouped(changes: Sequence[Change], table: Mapping[str, Entry], app_ref: TagRef | None) -> list[Group]:
-    """One group per commit, in the same order in every run."""
+def _grouped(
+    changes: Sequence[Change],
+    table: Mapping[str, Entry],
+    app_ref: TagRef | None,
+    overrides: Sequence[Override],
+) -> list[Group]:
+    """One group per command and one per commit, in the same order in every run."""
+    commanded: list[Group] = []
     by_commit: dict[str, list[Change]] = {}
     for change in changes:
-        by_commit.setdefault(_commit_of(change, app_ref), []).append(change)
+        asked = tuple(override for override in overrides if explains(override, change))
+        if asked:
+            tags = tuple(dict.fromkeys(override.command for override in asked))
+            commanded.append(Group((), tags, (change,), overrides=asked))
+        else:
+            by_commit.setdefault(_commit_of(change, app_ref), []).append(change)
+    commanded = _joined_where(commanded, lambda a, b: bool(set(a.overrides) & set(b.overrides)))
+    return [*commanded, *_of_commits(by_commit, table, app_ref)]
+
+
+def _of_commits(
+    by_commit: Mapping[str, list[Change]], table: Mapping[str, Entry], app_ref: TagRef | None
+) -> list[Group]:
     serving = {(entry.package, entry.commit_id) for entry in table.values()}
     groups = []
     for members in sorted(by_commit.values(), key=lambda changes: changes[0].name):
@@ -124,6 +169,31 @@ def _grouped(changes: Sequence[Change], table: Mapping[str, Entry], app_ref: Tag
             tags.add(app_ref.tag.name)
         groups.append(Group(tuple(sorted(keys)), tuple(sorted(tags)), tuple(members)))
     return groups
+
+
+def _exchanging(groups: Sequence[Group]) -> list[Group]:
+    """The groups, with those one where a name that one of them frees is taken by another: it moves in one switch."""
+
+    def names(changes: Iterable[Entry | None]) -> set[str]:
+        return {name for entry in changes if entry is not None for name in (entry.name, *entry.also)}
+
+    def hands_on(one: Group, other: Group) -> bool:
+        freed = names(c.before for c in one.changes) - names(c.after for c in one.changes)
+        return bool(freed & (names(c.after for c in other.changes) - names(c.before for c in other.changes)))
+
+    return _joined_where(groups, lambda one, other: hands_on(one, other) or hands_on(other, one))
+
+
+def _joined_where(groups: Sequence[Group], related: Callable[[Group, Group], bool]) -> list[Group]:
+    """The groups, with those that are related made one."""
+    found: list[Group] = []
+    for group in groups:
+        joined_ = group
+        for other in [o for o in found if related(o, group)]:
+            found.remove(other)
+            joined_ = _merged([other, joined_])
+        found.append(joined_)
+    return found
 
 
 def _by_composition(change: Change) -> bool:
@@ -205,6 +275,8 @@ def _merged(groups: Sequence[Group]) -> Group:
         tuple(sorted({tag for g in groups for tag in g.tags})),
         tuple(c for g in groups for c in g.changes),
         tuple(c for g in groups for c in g.checks),
+        tuple(dict.fromkeys(override for g in groups for override in g.overrides)),
+        "; ".join(dict.fromkeys(g.held for g in groups if g.held)),
     )
 
 

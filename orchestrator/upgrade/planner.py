@@ -14,7 +14,8 @@ from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
 from orchestrator.upgrade.desired import Key, desired, wishes
 from orchestrator.upgrade.ledger import Ledger
-from orchestrator.upgrade.plan import Group, Plan, make_plan
+from orchestrator.upgrade.overrule import Overruled, Sight, overrule
+from orchestrator.upgrade.plan import Group, Plan, Say, make_plan
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.repository import Repository
 from repo_store.errors import ReleaseInvalid, StoreError
@@ -31,6 +32,15 @@ class Outlook:
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     plan: Plan = Plan()  # noqa: RUF009  # a frozen value
     app_name: str = "app"
+    overruled: Overruled = Overruled({})  # noqa: RUF009  # what persons have made of what the refs ask for
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Tags that are one transaction, and tags that go through a hold."""
+
+    together: Sequence[frozenset[str]]
+    by_hand: Collection[str]
 
 
 class Planner:
@@ -45,15 +55,22 @@ class Planner:
         self._prereleases = prereleases
         self._described: dict[tuple[str, str], Description] = {}  # (package, tree id) of what is in service
 
-    async def look(self, refs: RefMap, ledger: Ledger, together: Sequence[frozenset[str]] = ()) -> Outlook:
+    async def look(
+        self,
+        refs: RefMap,
+        ledger: Ledger,
+        together: Sequence[frozenset[str]] = (),
+        by_hand: Collection[str] = (),
+    ) -> Outlook:
         """What remains to be done for these refs. Releases are staged on the way, which is no change of service.
 
-        Raises StoreError if the repository cannot be read.
+        `together`: sets of tags that are one transaction; `by_hand`: tags that go through a hold. Raises StoreError if
+        the repository cannot be read.
         """
-        return await self._look(refs, ledger, together, ledger.quarantine.keys())
+        return await self._look(refs, ledger, _Asked(together, by_hand), ledger.quarantine.keys())
 
     async def _look(
-        self, refs: RefMap, ledger: Ledger, together: Sequence[frozenset[str]], quarantine: Collection[Key]
+        self, refs: RefMap, ledger: Ledger, asked: _Asked, quarantine: Collection[Key]
     ) -> Outlook:
         tags = desired(refs, quarantine, prereleases=self._prereleases)
         composition: AppManifest | None = None
@@ -62,21 +79,24 @@ class Planner:
                 composition = await self._repository.app(tags[APP])
             except ReleaseInvalid as error:
                 bad = _broken_composition(tags[APP], str(error))
-                rest = await self._look(refs, ledger, together, {*quarantine, *bad.keys})
+                rest = await self._look(refs, ledger, asked, {*quarantine, *bad.keys})
                 return replace(rest, plan=replace(rest.plan, refused=(bad, *rest.plan.refused)))
-        wanted = wishes(tags, composition, quarantine)
+        composed = None if composition is None else composition.modules.keys()
+        sight = Sight(refs, tags, quarantine, composed, ledger.table)
+        overruled = overrule(wishes(tags, composition, quarantine), ledger.overrides.values(), sight)
         loaded = {name: entry for name, entry in ledger.table.items() if name in self._app.modules}
-        found = await self._repository.candidates(wanted.values(), refs, loaded)
+        found = await self._repository.candidates(overruled.wishes.values(), refs, loaded)
         plan = make_plan(
             found,
             ledger.table,
             app_ref=tags.get(APP),
             live=await self._live(ledger.table),
             environment=self._environment,
-            together=together,
+            together=asked.together,
+            say=Say(overruled.leaving, overruled.holding, ledger.holds, asked.by_hand),
         )
         name = composition.app.name if composition is not None else "app"
-        return Outlook(refs, tags, found, plan, name)
+        return Outlook(refs, tags, found, plan, name, overruled)
 
     async def _live(self, table: Mapping[str, Entry]) -> dict[str, Live]:
         live = {}

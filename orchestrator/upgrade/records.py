@@ -50,6 +50,7 @@ class Planned(_Fact, frozen=True, tag=True):
     trigger: str
     who: str
     reverts: int | None = None
+    overrides: tuple[tuple[str, str], ...] = ()  # the keys of the overrides that asked for it
 
 
 class Prepared(_Fact, frozen=True, tag=True):
@@ -115,6 +116,51 @@ class Lifted(_Fact, frozen=True, tag=True):
     why: str
 
 
+Deed = Literal["load", "unload", "enable", "disable", "swap", "bind", "unbind"]
+"""What a command of a person does to a module (paper §3.1, DESIGN §9)."""
+
+
+class Overridden(_Fact, frozen=True, tag=True):
+    """A person changed the running set by hand, against what the refs ask for.
+
+    `value` is the package that is loaded, the version that is swapped in, or the name that is bound. `against` is the
+    desired release it was made against, as tag and commit id: it holds as long as the refs give that one.
+    """
+
+    module: Text
+    what: Deed
+    value: str
+    who: str
+    why: str
+    against: tuple[str, str] | None = None
+
+
+class OverrideEnded(_Fact, frozen=True, tag=True):
+    """An override holds no longer. `restores`: it did not go live, so the one it replaced holds again."""
+
+    module: Text
+    what: Deed
+    value: str
+    why: str
+    restores: bool = False
+
+
+class Held(_Fact, frozen=True, tag=True):
+    """Nothing deploys on its own for a module, or, where that is empty, for any."""
+
+    module: str
+    who: str
+    why: str
+
+
+class Unheld(_Fact, frozen=True, tag=True):
+    """A hold is over."""
+
+    module: str
+    who: str
+    why: str
+
+
 class TagMoved(_Fact, frozen=True, tag=True):
     """A tag was seen first (`before_*` None), moved, or deleted (`object_id` None)."""
 
@@ -160,6 +206,10 @@ Fact = (
     | Unchanged
     | Quarantined
     | Lifted
+    | Overridden
+    | OverrideEnded
+    | Held
+    | Unheld
     | TagMoved
     | HostStarted
     | HostStopped

@@ -19,6 +19,7 @@ from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.overrides import Override, OverrideKey
 from orchestrator.upgrade.participant import STALL_S, KeptState, Participant
 from orchestrator.upgrade.records import (
     Change,
@@ -106,7 +107,7 @@ async def bring_back(
     for name, entry in sorted(book.ledger.table.items()):
         kept = kept_state(images[name]) if name in images else None
         try:
-            ready.append(await _ready(app, repository, entry, kept, trial))
+            ready.append(await _ready(app, repository, entry, kept, trial, book.ledger.overrides))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = str(error)
             if kept is not None:
@@ -137,13 +138,18 @@ async def _confirm(book: Book, recovered: Recovered) -> None:
             )
 
 
-async def _ready(
-    app: Application, repository: Repository, entry: Entry, kept: KeptState | None, trial: TrialSection
+async def _ready(  # noqa: PLR0917  # all that a module needs to come back
+    app: Application,
+    repository: Repository,
+    entry: Entry,
+    kept: KeptState | None,
+    trial: TrialSection,
+    overrides: Mapping[OverrideKey, Override],
 ) -> Participant:
     folder, manifest = await repository.staged(entry)
     incoming = incoming_release(folder, entry, manifest, trial)
     change = Change(entry.name, None, entry)
-    participant = Participant(app, change, incoming, kept, words.why_out(change))
+    participant = Participant(app, change, incoming, kept, words.why_out(change, overrides))
     try:
         await participant.prepare()
         try:

@@ -105,6 +105,16 @@ class UpgradeTransaction:
         self._quiesce: Quiesce[None] | None = None
         self._author_step = "the switch"
 
+    @property
+    def txn(self) -> int:
+        """Its number."""
+        return self._txn
+
+    @property
+    def switched(self) -> bool:
+        """Whether the new versions handle messages; the decision may still be on its way to the disk."""
+        return self._committed is not None
+
     async def run(self) -> Outcome:
         """Carry the change out, or leave everything as it was; every wait has a deadline.
 

@@ -6,8 +6,9 @@ It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from loguru import logger
 
@@ -21,6 +22,7 @@ from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
+from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import Group, Plan
@@ -30,6 +32,7 @@ from orchestrator.upgrade.records import (
     Change,
     ImageSaved,
     Lifted,
+    OverrideEnded,
     Planned,
     Quarantined,
     RolledBack,
@@ -82,15 +85,36 @@ class Upgrader(Lookout):
         self._trial = trial
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
+        self._by_hand: set[str] = set()  # tags that a person deploys, through a hold if there is one
         self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
         self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
+        self._running: UpgradeTransaction | None = None
+
+    @property
+    def kept(self) -> Mapping[str, KeptState]:
+        """The state of modules that are not loaded, for their return."""
+        return MappingProxyType(self._kept)
+
+    @property
+    def switching(self) -> bool:
+        """Whether the transaction under way has switched in memory, and its decision is not on disk yet (DESIGN P5)."""
+        running, unfinished = self._running, self.book.ledger.unfinished
+        return (
+            running is not None
+            and running.switched
+            and unfinished is not None
+            and unfinished.id == running.txn
+        )
 
     def told(self, tags: Sequence[str], cause: Cause) -> None:
         """Remember who moved these tags and why, for the records that they lead to."""
         self._causes.update(dict.fromkeys(tags, cause))
 
     def _cause(self, group: Group) -> Cause:
+        if group.overrides:
+            newest = max(group.overrides, key=lambda override: override.seq)
+            return Cause(newest.who, newest.why)
         return next((self._causes[tag] for tag in group.tags if tag in self._causes), Cause("refs"))
 
     def _due(self) -> float | None:
@@ -112,8 +136,9 @@ class Upgrader(Lookout):
                 break
         while True:
             await self._note_tags(refs)
-            self.outlook = await self.planner.look(refs, self.book.ledger, self._together)
+            self.outlook = await self.planner.look(refs, self.book.ledger, self._together, self._by_hand)
             plan = self.outlook.plan
+            await self._end_overrides(self.outlook.overruled.ended, plan)
             self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
             if not await self._step(plan):
                 break
@@ -121,6 +146,8 @@ class Upgrader(Lookout):
         self._together = [
             tags for tags in self._together if any(tags & set(group.tags) for group in plan.ready)
         ]
+        left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
+        self._by_hand &= left
         await self._write_history()
 
     async def _step(self, plan: Plan) -> bool:
@@ -128,6 +155,11 @@ class Upgrader(Lookout):
         if plan.unchanged:
             await self._rename(plan.unchanged)
             return True
+        for group in (*plan.refused, *plan.waiting):
+            if group.overrides:  # its person waits for it now: it does not wait for better times
+                why = group.refused.reason if group.refused is not None else group.waits
+                await self._give_up(group, why)
+                return True
         for group in plan.refused:
             problem = group.refused
             if problem is not None and self.retries.due(group):
@@ -142,6 +174,31 @@ class Upgrader(Lookout):
     def deploy_together(self, tags: Sequence[str]) -> None:
         """Make these tags one transaction, whatever their commits (a rollback of one)."""
         self._together.append(frozenset(tags))
+
+    def deploy_by_hand(self, tags: Sequence[str]) -> None:
+        """Let these tags go live though a hold keeps others from it."""
+        self._by_hand.update(tags)
+
+    async def _end_overrides(self, ended: Sequence[tuple[Override, str]], plan: Plan) -> None:
+        """Journal the overrides that hold no longer, and tell those whose tags ended them."""
+        for override, why in ended:
+            self.book.append(OverrideEnded(override.module, override.what, override.value, why))
+            text = f"{override.module} is no longer {override.said}: {why}"
+            logger.info(text)
+            for group in plan.ready:
+                if any(change.name == override.module for change in group.changes):
+                    self.progress.tell(Event(group.tags, "override ended", text))
+        await self.book.flush()
+
+    async def _give_up(self, group: Group, reason: str) -> None:
+        """A command that did not go live: what it replaced holds again, and nothing is tried again on its own."""
+        for override in group.overrides:
+            why = f"did not go live: {reason}"
+            self.book.append(
+                OverrideEnded(override.module, override.what, override.value, why, restores=True)
+            )
+        await self.book.flush()
+        logger.warning("{} did not go live: {}", " ".join(group.tags), reason)
 
     async def _note_tags(self, refs: RefMap) -> None:
         """Journal each tag that is new, moved or gone, with both ids (DESIGN §4)."""
@@ -207,6 +264,7 @@ class Upgrader(Lookout):
                 why=self._cause(group).why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
+            self._running = transaction
             outcome, stopping = await self._run(transaction)
             left = await _left_images(participants) if outcome.result == "committed" else []
             self._retire(transaction, outcome)
@@ -217,7 +275,8 @@ class Upgrader(Lookout):
 
     def _planned(self, group: Group, txn: int) -> Planned:
         cause = self._cause(group)
-        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts)
+        asked = tuple(override.key for override in group.overrides)
+        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts, asked)
 
     async def _run(self, transaction: UpgradeTransaction) -> tuple[Outcome, bool]:
         """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole.
@@ -235,7 +294,7 @@ class Upgrader(Lookout):
             return running.result(), True
 
     def _participant(self, change: Change) -> Participant:
-        reason = words.why_out(change)
+        reason = words.why_out(change, self.book.ledger.overrides)
         if only_rewired(self.app, change):
             return Rewired(self.app, change, reason)
         return Participant(self.app, change, self._incoming(change), self._kept.get(change.name), reason)
@@ -261,7 +320,12 @@ class Upgrader(Lookout):
             await self._after_failure(group, outcome.reason, outcome.fault or "moment", outcome.txn)
 
     async def _after_failure(self, group: Group, reason: str, fault: Fault, txn: int) -> None:
-        """Quarantine what is at fault; try again what only failed in this moment."""
+        """Quarantine what is at fault; try again what only failed in this moment; a command is given up."""
+        if group.overrides:
+            await self._give_up(group, reason)
+            self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
+            if not group.keys:
+                return
         if fault == "moment":
             delay = self.retries.failed(group, reason)
             if delay is not None:

@@ -75,9 +75,15 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
         if tag in group.tags:
             text = f"{words.sentence(group.waits)}\n{words.serving_now(group.changes)}"
             return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that is in service.")
+    for group in view.plan.held:
+        if tag in group.tags:
+            text = f"not deployed: {group.held} deploys it, and livetag deploy {tag} does so now"
+            return Verdict(tag, "recorded", text)
     serving = [e for e in view.ledger.table.values() if e.tag == tag and e.commit_id == ref.commit_id]
     if ref.tag.package == APP:
         return _of_the_composition(tag, view)
+    if not serving and (overridden := _overridden(ref, view.ledger)):
+        return Verdict(tag, "recorded", overridden)
     if not serving:
         return Verdict(
             tag, "recorded", f"not deployed: no module of the composition is made from {ref.tag.package}"
@@ -87,6 +93,16 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
         text = f"{words.release_name(serving[0])} is in service already: the same code, nothing was swapped"
         return Verdict(tag, "unchanged", text)
     return Verdict(tag, "live", _live_text(serving[0], last))
+
+
+def _overridden(ref: TagRef, ledger: Ledger) -> str:
+    """Who keeps a release from service by a command, if somebody does; empty if nobody."""
+    against = (ref.tag.name, ref.commit_id)
+    found = [o for o in ledger.overrides.values() if o.against == against and o.what in {"unload", "swap"}]
+    if not found:
+        return ""
+    said = " and ".join(f"{o.module} is {o.said}" for o in found)
+    return f"not deployed: {said}. That holds until a tag gives another release, or a command takes it back"
 
 
 def _of_the_composition(tag: str, view: View) -> Verdict:

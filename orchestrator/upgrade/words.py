@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
+from orchestrator.upgrade.ledger import TransactionView
+from orchestrator.upgrade.overrides import PRESENCE, SERVICE, Override, OverrideKey
 from orchestrator.upgrade.plan import Group, Plan
-from orchestrator.upgrade.records import Change, Entry
+from orchestrator.upgrade.records import Change, Entry, Held, Unheld
 from repo_store.release import RefMap, next_free_tag, parse_tag
 
 
@@ -44,14 +46,20 @@ def _changed(before: Entry, after: Entry) -> list[str]:
     return found or ["as it was"]
 
 
-def why_out(change: Change) -> str:
+def why_out(change: Change, overrides: Mapping[OverrideKey, Override]) -> str:
     """Why a module leaves, or is out of service, for those who send to it."""
-    after = change.after
+    name, after = change.name, change.after
     if after is None:
-        return "it was removed"
+        unload = overrides.get((name, PRESENCE))
+        return f"it was {unload.said}" if unload is not None and unload.what == "unload" else "it was removed"
     if after.enabled:
         return ""
-    return f"{change.name} is disabled: app.toml says enabled = false. Change that and tag it, or livetag enable {change.name}"
+    disable = overrides.get((name, SERVICE))
+    if disable is not None and disable.what == "disable":
+        return f"{name} is {disable.said}; livetag enable {name}"
+    return (
+        f"{name} is disabled: app.toml says enabled = false. Change that and tag it, or livetag enable {name}"
+    )
 
 
 def way_back(change: Change, lost: Sequence[str]) -> str:
@@ -94,6 +102,34 @@ def live(changes: Iterable[Change], pause: Pause) -> str:
     texts = _listed([change_text(c) for c in changes])
     waited = "message" if pause.held_messages == 1 else "messages"
     return f"live: {texts}; pause {pause.pause_us:.0f} µs, {pause.held_messages} {waited} waited, none lost."
+
+
+def commanded(view: TransactionView, holding: Iterable[Override]) -> str:
+    """A command of a person that is done, and how long it holds."""
+    texts = _listed([change_text(c) for c in view.changes])
+    text = f"{texts}; pause {view.pause_us:.0f} µs, none lost (transaction {view.id})."
+    if not any(True for _ in holding):
+        return text
+    return f"{text} It holds until the tags give another release."
+
+
+def not_commanded(view: TransactionView) -> str:
+    """A command of a person that did not go live: it leaves no trace but the record."""
+    now = serving_now(view.changes)
+    what = f"{view.trigger} was not done: {sentence(view.reason)}"
+    return f"{what} {now} It is not tried again on its own; correct what is wrong, and say it again."
+
+
+def held(fact: Held | Unheld) -> str:
+    """What a hold keeps from going live, or what its end lets go."""
+    what = f"of {fact.module} " if fact.module else ""
+    if isinstance(fact, Unheld):
+        return f"Releases {what}go live on their own again."
+    unhold = f"livetag unhold{' ' if fact.module else ''}{fact.module}"
+    return (
+        f"No release {what}goes live on its own now; {unhold} ends that. livetag deploy TAG brings one into service all "
+        "the same."
+    )
 
 
 def moved(tag: str, new: str | None, old: str | None) -> str:

@@ -202,7 +202,7 @@ def test_the_last_tag_deleted_unloads_nothing(deployment: Deployment) -> None:
     assert deployment.push(f":{V1}").returncode == 0
 
     assert deployment.ask("counter", "tick") == 1
-    assert deployment.status()["modules"]["counter"]["drift"] == "untagged"
+    assert deployment.status()["modules"]["counter"]["drift"]["what"] == "untagged"
 
 
 def test_a_rollback_command_writes_a_tag_and_keeps_the_state(

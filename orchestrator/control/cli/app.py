@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli import deploy, host, messages, rollback
+from orchestrator.control.cli import deploy, host, messages, reconfigure, rollback
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
 
@@ -31,6 +31,7 @@ def build() -> typer.Typer:
     host.register(app)
     deploy.register(app)
     rollback.register(app)
+    reconfigure.register(app)
     messages.register(app)
     return app
 

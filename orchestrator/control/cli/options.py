@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-HOST, DEPLOY, MODULES, MESSAGES = "Host", "Deploy", "Modules", "Messages"  # the panels of --help
+# the panels of --help
+HOST, DEPLOY, RECONFIGURE, MODULES, MESSAGES = "Host", "Deploy", "Reconfigure", "Modules", "Messages"
 
 Dir = Annotated[
     Path | None,

@@ -1,6 +1,5 @@
 """`rollback`: what it would do and lose, then the question, then the same path as a deploy."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -9,7 +8,8 @@ from orchestrator.control.cli.deploy import finish
 from orchestrator.control.cli.facts import show_facts
 from orchestrator.control.cli.failures import Failure, Usage
 from orchestrator.control.cli.options import DEPLOY, Dir, Json
-from orchestrator.control.cli.screen import print_json, say
+from orchestrator.control.cli.reason import on_terminal, question
+from orchestrator.control.cli.screen import print_json
 from orchestrator.control.cli.session import UPGRADE_S, Session
 
 
@@ -51,7 +51,7 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
         preview = _preview(session, asked)
         print_json(preview) if as_json else show_facts(preview)
         return
-    if as_json or not _on_terminal():
+    if as_json or not on_terminal():
         if not reason:
             raise Usage(
                 "rollback needs --reason TEXT where nobody can be asked. See what it does with --dry-run."
@@ -67,25 +67,13 @@ def _preview(session: Session, asked: dict[str, object]) -> object:
     return session.ask("rollback", {**asked, "dry_run": True}, timeout_s=UPGRADE_S)
 
 
-def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
 def _agreed(reason: str | None) -> str:
     """Ask for agreement and, unless it was given, the reason. Raises Failure when the answer is not yes."""
-    if _question("Roll back? [y/N] ").lower() not in ("y", "yes"):
+    if question("Roll back? [y/N] ").lower() not in ("y", "yes"):
         raise Failure("Nothing was changed.")
-    reason = reason or _question("Why: ")
+    reason = reason or question("Why: ")
     if not reason:
         raise Failure(
             "Nothing was changed: a rollback needs a reason, the next reader of the history has only that."
         )
     return reason
-
-
-def _question(text: str) -> str:
-    try:
-        return input(text).strip()
-    except EOFError:
-        say("")
-        return ""

@@ -1,7 +1,8 @@
 """What `livetag status` shows: first the line that matters, then the modules, then what needs a person."""
 
 from orchestrator.control.cli.screen import ago, moment, say, show_table
-from orchestrator.control.cli.views import HistoryEntry, ModuleStatus, Status
+from orchestrator.control.cli.session import view
+from orchestrator.control.cli.views import Drift, HistoryEntry, ModuleStatus, Status, Unloaded
 from orchestrator.control.printable import printable
 
 COMMITTED = ("committed", "confirmed")
@@ -14,16 +15,23 @@ def show_status(status: Status) -> None:
     say(f"{status.app or 'app'}, host pid {status.host.pid}, since {moment(status.host.since)}")
     show_table(
         ("module", "version", "tag", "state", "waiting", "accepted", "handled", "dead", "notes"),
-        [_row(name, module) for name, module in sorted(status.modules.items())],
+        [
+            *(_row(name, module) for name, module in sorted(status.modules.items())),
+            *(_unloaded(module) for module in status.unloaded),
+        ],
     )
+    for held in status.holds:
+        what = held.module or "everything"
+        unhold = f"livetag unhold {held.module or ''}".strip()
+        say(f"held: {what}, by {held.who}: {held.why}; {unhold} ends it", style="yellow")
     if status.transaction is not None:
         running = status.transaction
         say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}")
     for group in status.waiting:
         say(f"waiting: {', '.join(group.tags)}: {group.why}")
-    for held in status.quarantine:
-        tag = f" ({held.tag})" if held.tag else ""
-        say(f"quarantined: {held.module} at {held.commit[:12]}{tag}: {held.reason}", style="yellow")
+    for bad in status.quarantine:
+        tag = f" ({bad.tag})" if bad.tag else ""
+        say(f"quarantined: {bad.module} at {bad.commit[:12]}{tag}: {bad.reason}", style="yellow")
     for kept in status.kept:
         say(f"kept loaded: {kept.module} {kept.version}, as {kept.purpose}")
     for left in status.leftovers:
@@ -66,6 +74,16 @@ def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     box = module.mailbox
     notes = [f"probation: {module.probation}"] if module.probation else []
     notes += [f"failed: {module.problem}"] if module.problem else []
-    notes += [f"drift: {module.drift}"] if module.drift else []
+    notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
     counts = (box.length, box.accepted, box.handled, box.dead)
     return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))
+
+
+def _unloaded(module: Unloaded) -> tuple[object, ...]:
+    notes = [f"state {module.state_version} is kept"] if module.state_version is not None else []
+    notes += [f"drift: {module.drift}"] if module.drift is not None else []
+    return (module.module, "", "", "unloaded", module.messages, "", "", "", "; ".join(notes))
+
+
+def _drift(drift: object) -> object:
+    return view(drift, Drift) if isinstance(drift, dict) else drift

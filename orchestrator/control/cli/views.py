@@ -22,7 +22,7 @@ class ModuleStatus(msgspec.Struct, frozen=True):
     state_version: int | None = None
     probation: object = None
     mailbox: Mailbox = Mailbox()
-    drift: object = None
+    drift: object = None  # a Drift; anything else is shown as it is
     problem: str | None = None
 
 
@@ -55,8 +55,11 @@ class ModuleChange(msgspec.Struct, frozen=True, rename={"before": "from", "after
     before: str | None = None
     after: str | None = None
     commit: str | None = None
+    text: str | None = None
 
     def __str__(self) -> str:
+        if self.text and self.before == self.after:
+            return self.text
         return f"{self.module} {self.before or '(none)'} → {self.after or '(none)'}"
 
 
@@ -89,6 +92,8 @@ class Status(msgspec.Struct, frozen=True):
     app: str | None = None
     host: HostStatus = HostStatus()
     modules: dict[str, ModuleStatus] = {}
+    unloaded: list[Unloaded] = []
+    holds: list[Hold] = []
     transaction: TransactionStatus | None = None
     quarantine: list[Quarantined] = []
     waiting: list[Waiting] = []
@@ -98,6 +103,33 @@ class Status(msgspec.Struct, frozen=True):
     problem: str | None = None
     availability: float | None = None
     last_change: HistoryEntry | None = None
+
+
+class Drift(msgspec.Struct, frozen=True):
+    what: str = ""
+    who: str | None = None
+    why: str | None = None
+
+    def __str__(self) -> str:
+        by = f" by {self.who}" if self.who else ""
+        return f"{self.what}{by}{f': {self.why}' if self.why else ''}"
+
+
+class Unloaded(msgspec.Struct, frozen=True):
+    module: str
+    state_version: int | None = None
+    messages: int = 0
+    drift: Drift | None = None
+
+
+class Hold(msgspec.Struct, frozen=True):
+    module: str | None = None
+    who: str = ""
+    why: str = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    text: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -1,0 +1,291 @@
+"""The reconfiguration commands on a real host: each verb, its drift, what ends it, and what a restart keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orchestrator.control.client import HostRefused
+from tests.stories.deployment import Deployment, Facts, wait_until
+
+WHY = "--reason", "spring cleaning"
+
+
+def counter(step: int) -> str:
+    """Write a module that counts by a step, and remembers what it was told."""
+    return f"""
+        from livetag import Module, handles, subscribes
+
+        class Counter(Module):
+            def initial_state(self):
+                return {{"total": 0, "notes": [], "told": []}}
+
+            @handles
+            def tick(self) -> int:
+                self.state["total"] += {step}
+                return self.state["total"]
+
+            @handles
+            def note(self, n: int) -> None:
+                self.state["notes"].append(n)
+
+            @subscribes("livetag.modules.*")
+            def on_change(self, event: dict) -> None:
+                self.state["told"].append([event["module"], event["change"]])
+
+            @subscribes("bell")
+            def on_bell(self, event: dict) -> None:
+                self.state["notes"].append("bell")
+    """
+
+
+def do(deployment: Deployment, *args: str) -> str:
+    """Run a command that must succeed; its text."""
+    done = deployment.livetag(*args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def refused(deployment: Deployment, *args: str) -> str:
+    """Run a command that must be refused; its reason."""
+    done = deployment.livetag(*args)
+    assert done.returncode == 1, done.stdout
+    return done.stderr.strip()
+
+
+def row(deployment: Deployment, module: str = "counter") -> Facts:
+    return dict(deployment.status()["modules"][module])
+
+
+def two_versions(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    deployment.deploy("counter/v1.1.0", counter=counter(10))
+
+
+def test_a_disabled_module_waits_with_its_messages_and_tells_its_senders_why(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    assert deployment.ask("counter", "tick") == 1
+
+    said = do(deployment, "disable", "counter", *WHY)
+
+    assert "counter 1.0.0 disabled" in said
+    assert "holds until the tags give another release" in said
+    assert row(deployment)["state"] == "disabled"
+    drift = row(deployment)["drift"]
+    assert (drift["what"], drift["why"]) == ("disabled", "spring cleaning")
+    assert drift["who"] in do(deployment, "status")
+    with pytest.raises(
+        HostRefused, match=r"counter is disabled by .*: spring cleaning; livetag enable counter"
+    ):
+        deployment.ask("counter", "tick")
+    assert deployment.call("publish", topic="bell", body={}) == {"subscribers": 0}
+    assert do(deployment, "disable", "counter", *WHY) == "counter is already disabled; nothing was changed."
+
+    deployment.stop()
+    deployment.start()
+    assert (row(deployment)["state"], row(deployment)["drift"]) == ("disabled", drift)
+    with pytest.raises(HostRefused, match="livetag enable counter"):
+        deployment.send("counter", "note", n=1)
+
+    said = do(deployment, "enable", "counter", *WHY)
+    assert "counter 1.0.0 enabled" in said
+    assert (row(deployment)["state"], row(deployment)["drift"]) == ("in service", None)
+    assert deployment.ask("counter", "tick") == 2
+    assert [h["modules"][0]["text"] for h in deployment.history()] == [
+        "counter 1.0.0 enabled",
+        "counter 1.0.0 disabled",
+        "counter 1.0.0 added",
+    ]
+    assert deployment.history()[1]["reason"] == "spring cleaning"
+    assert deployment.history()[1]["by"] == "livetag disable counter"
+
+
+def test_a_new_release_ends_what_was_done_by_hand(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    do(deployment, "disable", "counter", *WHY)
+    plan = json.loads(do(deployment, "plan", "--json"))
+    assert [(d["module"], d["what"], d["ends"]) for d in plan["drift"]] == [("counter", "disabled", None)]
+
+    deployment.write("counter", counter(10))
+    deployment.release("counter/v1.1.0")
+    pushed = deployment.push("main", "counter/v1.1.0")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "counter is no longer disabled" in pushed.stderr
+    assert "the tags give counter/v1.1.0 now" in pushed.stderr
+    assert (row(deployment)["state"], row(deployment)["drift"]) == ("in service", None)
+    assert deployment.ask("counter", "tick") == 10
+
+
+def test_another_version_is_swapped_in_for_one_module_and_a_failing_one_changes_nothing(
+    deployment: Deployment,
+) -> None:
+    two_versions(deployment)
+    assert deployment.ask("counter", "tick") == 10
+    said = do(deployment, "swap", "counter", "1.0.0", *WHY)
+    assert "counter 1.1.0 → 1.0.0" in said
+    assert deployment.ask("counter", "tick") == 11
+    assert row(deployment)["drift"]["what"] == "swapped to 1.0.0"
+    assert "counter is swapped to 1.0.0 by" in deployment.livetag("deploy", "counter/v1.1.0").stderr
+
+    assert "There is no release counter/v9.0.0" in refused(deployment, "swap", "counter", "9.0.0", *WHY)
+    assert "There is no module nobody" in refused(deployment, "swap", "nobody", "1.0.0", *WHY)
+    assert "already counter/v1.0.0" in do(deployment, "swap", "counter", "v1.0.0", *WHY)
+
+    deployment.stop()
+    deployment.start()
+    assert (deployment.version(), deployment.ask("counter", "tick")) == ("1.0.0", 12)
+    do(deployment, "swap", "counter", "1.1.0", *WHY)
+    assert (deployment.version(), row(deployment)["drift"]) == ("1.1.0", None)
+
+
+def test_a_command_that_fails_leaves_everything_as_it_was_and_quarantines_nothing(
+    deployment: Deployment,
+) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    unfit = (
+        counter(5)
+        + "\n            async def prepare(self):\n                raise RuntimeError('out of tune')\n"
+    )
+    deployment.write("counter", unfit)
+    deployment.release("counter/v0.9.0")
+    assert deployment.push("main", "counter/v0.9.0").returncode == 0, "a lower version is only recorded"
+    do(deployment, "disable", "counter", *WHY)
+
+    why = refused(deployment, "swap", "counter", "0.9.0", *WHY)
+
+    assert "livetag swap counter 0.9.0 was not done" in why
+    assert "out of tune" in why
+    assert "counter 1.0.0 serves on" in why
+    assert (row(deployment)["state"], row(deployment)["drift"]["what"]) == ("disabled", "disabled")
+    assert deployment.status()["quarantine"] == []
+    assert deployment.history()[0]["outcome"] == "rolled_back"
+    do(deployment, "enable", "counter", *WHY)
+    assert deployment.ask("counter", "tick") == 1
+
+
+def test_a_module_is_unloaded_with_its_state_kept_and_loaded_again(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    deployment.deploy("bell/v1.0.0", bell=counter(1))
+    assert deployment.ask("counter", "tick") == 1
+
+    assert "counter 1.0.0 removed" in do(deployment, "unload", "counter", *WHY)
+
+    with pytest.raises(HostRefused, match="No module is bound to 'counter'"):
+        deployment.ask("counter", "tick")
+    status = deployment.status()
+    assert set(status["modules"]) == {"bell"}
+    assert [(u["module"], u["state"], u["drift"]["why"]) for u in status["unloaded"]] == [
+        ("counter", "unloaded", "spring cleaning")
+    ]
+    assert "unloaded" in do(deployment, "status")
+    assert "counter is already unloaded" in do(deployment, "unload", "counter", *WHY)
+    assert "cannot be disabled: it is not loaded" in refused(deployment, "disable", "counter", *WHY)
+    deployment.stop()
+    deployment.start()
+    assert set(deployment.status()["modules"]) == {"bell"}
+
+    assert "counter 1.0.0 added" in do(deployment, "load", "counter", *WHY)
+    assert deployment.ask("counter", "tick") == 2
+    assert (row(deployment)["drift"], deployment.status()["unloaded"]) == (None, [])
+    wait_until(lambda: ["counter", "loaded"] in deployment.call("state", name="bell", path="told"), "told")
+    assert [t for t in deployment.call("state", name="bell", path="told") if t[0] == "counter"] == [
+        ["counter", "removed"],
+        ["counter", "loaded"],
+    ]
+
+
+def test_a_second_module_is_loaded_from_a_package_and_moves_with_it(deployment: Deployment) -> None:
+    two_versions(deployment)
+    assert "There is no release of nothing" in refused(deployment, "load", "nothing", *WHY)
+    said = do(deployment, "load", "second", "--package", "counter", "--version", "1.0.0", "--disabled", *WHY)
+    assert "second (counter) 1.0.0 added" in said
+    assert (row(deployment, "second")["state"], row(deployment, "second")["version"]) == ("disabled", "1.0.0")
+    do(deployment, "enable", "second", *WHY)
+    assert deployment.ask("second", "tick") == 1
+
+    deployment.deploy("counter/v1.2.0", counter=counter(100))  # ends the swap, not the loading
+
+    assert [deployment.ask(name, "tick") for name in ("counter", "second")] == [100, 101]
+    assert row(deployment, "second")["drift"]["what"] == "loaded from counter"
+    deployment.stop()
+    deployment.start()
+    assert deployment.ask("second", "tick") == 201
+    do(deployment, "unload", "second", *WHY)
+    assert set(deployment.status()["modules"]) == {"counter"}
+    assert "is loaded already" in refused(deployment, "load", "counter", "--version", "1.0.0", *WHY)
+
+
+def test_a_name_moves_between_modules_and_is_taken_away(deployment: Deployment) -> None:
+    deployment.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
+    deployment.deploy("app/v1.0.0", left=counter(1), right=counter(1))
+    assert deployment.ask("front", "tick") == 1
+
+    said = do(deployment, "bind", "front", "right", *WHY)
+
+    assert "right 1.0.0 bound to front" in said
+    assert "left 1.0.0 no longer bound to front" in said
+    assert [deployment.ask("front", "tick"), deployment.ask("right", "tick")] == [1, 2]
+    assert "stays with it" in refused(deployment, "bind", "left", "right", *WHY)
+    assert "own name" in refused(deployment, "unbind", "left", *WHY)
+    deployment.stop()
+    deployment.start()
+    assert deployment.ask("front", "tick") == 3
+    do(deployment, "unbind", "front", *WHY)
+    with pytest.raises(HostRefused, match="No module is bound to 'front'"):
+        deployment.ask("front", "tick")
+    do(deployment, "bind", "front", "left", *WHY)
+    assert deployment.ask("front", "tick") == 2
+    assert [row(deployment, m)["drift"] for m in ("left", "right")] == [None, None], "as app.toml has it"
+
+
+def test_nothing_goes_live_on_its_own_while_it_is_held(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    assert "livetag unhold ends that" in do(deployment, "hold", "--reason", "release freeze")
+
+    deployment.write("counter", counter(10))
+    deployment.release("counter/v1.1.0")
+    pushed = deployment.push("main", "counter/v1.1.0")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "recorded" in pushed.stderr
+    assert "release freeze; livetag unhold" in pushed.stderr
+    assert "counter/v1.1.0" in deployment.tags()
+    deployment.stop()
+    deployment.start()
+    plan = json.loads(do(deployment, "plan", "--json"))
+    assert [(s["module"], s["is"]) for s in plan["steps"]] == [("counter", "held")]
+    assert "release freeze" in plan["steps"][0]["why"]
+    assert deployment.status()["holds"][0]["why"] == "release freeze"
+    assert deployment.version() == "1.0.0"
+
+    do(deployment, "deploy", "counter/v1.1.0")
+    assert deployment.version() == "1.1.0"
+    deployment.write("counter", counter(100))
+    deployment.release("counter/v1.2.0")
+    assert deployment.push("main", "counter/v1.2.0").returncode == 0
+    do(deployment, "unhold")
+    assert deployment.version() == "1.2.0"
+    assert "Nothing is held" in do(deployment, "unhold")
+
+
+def test_a_hold_of_one_module_keeps_no_other(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    do(deployment, "hold", "counter", *WHY)
+    deployment.deploy("bell/v1.0.0", bell=counter(1))
+    deployment.write("counter", counter(10))
+    deployment.release("counter/v1.1.0")
+    assert "held by" in deployment.push("main", "counter/v1.1.0").stderr
+    assert (deployment.version(), deployment.version("bell")) == ("1.0.0", "1.0.0")
+    assert "no module typo to hold" in refused(deployment, "hold", "typo", *WHY)
+    do(deployment, "unhold", "counter")
+    assert deployment.version() == "1.1.0"
+
+
+def test_where_nobody_can_be_asked_a_reason_is_required(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    done = deployment.livetag("disable", "counter")
+    assert done.returncode == 2
+    assert "needs --reason" in done.stderr
+    assert row(deployment)["state"] == "in service"
