@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.control import facts
+from orchestrator.control import facts, tables
 from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.wire import BadRequest, Refused
@@ -52,7 +52,7 @@ class Messages:
         implementation = proxy.implementation
         if implementation is None:
             raise Refused(f"{asked.name} has no implementation in service. Look at livetag status.")
-        return facts.part_of(implementation.state, asked.path, asked.name)
+        return await tables.part_of_module(implementation.state, proxy.tables, asked.path, asked.name)
 
     async def send(self, request: dict[str, object], _emit: Emit) -> object:
         asked = read(request, _Message)

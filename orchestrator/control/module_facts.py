@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.control.table_facts import overview
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.upgrade.ledger import Ledger
@@ -31,6 +32,7 @@ def modules(app: Application, upgrader: Upgrader, failed: Mapping[str, str]) -> 
 def _module(
     entry: Entry, state: ModuleState, proxy: ModuleProxy | None, failed: str | None, ledger: Ledger
 ) -> Facts:
+    tables = overview(proxy.tables) if proxy is not None else {}
     return {
         "version": entry.version,
         "tag": entry.tag,
@@ -47,6 +49,7 @@ def _module(
         },
         "drift": drift(entry, ledger),
         "held": hold.said if (hold := ledger.holds.get(entry.name) or ledger.holds.get("")) else None,
+        **({"tables": tables} if tables else {}),
         **({"problem": failed} if failed is not None and state is ModuleState.FAILED else {}),
     }
 

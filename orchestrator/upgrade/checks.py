@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -15,6 +15,7 @@ from orchestrator.runtime.state import find_chain
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.records import Change
+from orchestrator.upgrade.table_checks import TableChecks, TableInService
 from repo_store.manifest import ModuleManifest
 
 
@@ -25,6 +26,7 @@ class Live:
     accepts: frozenset[str] = frozenset()
     steps: frozenset[tuple[int, int]] = frozenset()
     description: Description | None = None
+    tables: Mapping[str, TableInService] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ def release_checks(
     yield from _environment_checks(change.name, candidate.manifest, environment)
     if change.before is not None and candidate.description is not None:
         yield from _state_checks(change, candidate, live)
+        one_way = candidate.manifest.one_way
+        for found in TableChecks(change.name, candidate.description, live.tables, one_way).found():
+            yield Check(found.what, not found.bad, found.why, "release" if found.bad else None)
 
 
 def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:

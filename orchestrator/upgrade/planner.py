@@ -10,6 +10,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.message import is_authors
+from orchestrator.runtime.tables import ModuleTables
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
 from orchestrator.upgrade.desired import Key, desired, wishes
@@ -18,6 +19,7 @@ from orchestrator.upgrade.overrule import Overruled, Sight, overrule
 from orchestrator.upgrade.plan import Group, Plan, Say, make_plan
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.repository import Repository
+from orchestrator.upgrade.table_checks import TableInService
 from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.manifest import AppManifest
 from repo_store.release import APP, RefMap, TagRef
@@ -106,7 +108,8 @@ class Planner:
                 blueprint = proxy.implementation.blueprint
                 accepts = frozenset(t for t in blueprint.handlers if is_authors(t))
                 description = await self.description(table[name]) if name in table else None
-                live[name] = Live(accepts, frozenset(blueprint.steps), description)
+                tables = {each: _in_service(proxy.tables, each) for each in proxy.tables.stores}
+                live[name] = Live(accepts, frozenset(blueprint.steps), description, tables)
         return live
 
     async def description(self, entry: Entry) -> Description | None:
@@ -122,6 +125,18 @@ class Planner:
 
 def _keys(table: Mapping[str, Entry]) -> set[tuple[str, str]]:
     return {(entry.package, entry.tree_id) for entry in table.values()}
+
+
+def _in_service(tables: ModuleTables, name: str) -> TableInService:
+    store = tables.stores[name]
+    return TableInService(
+        store.version,
+        frozenset(layer.version for layer in store.layers if not layer.empty),
+        frozenset(tables.known_steps(name)),
+        store.key_schema,
+        store.record_schema,
+        len(store),
+    )
 
 
 def _broken_composition(ref: TagRef, reason: str) -> Group:

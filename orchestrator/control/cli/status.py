@@ -2,7 +2,7 @@
 
 from orchestrator.control.cli.screen import ago, moment, say, show_table
 from orchestrator.control.cli.session import view
-from orchestrator.control.cli.views import Drift, HistoryEntry, ModuleStatus, Status, Unloaded
+from orchestrator.control.cli.views import Drift, HistoryEntry, ModuleStatus, Status, TableStatus, Unloaded
 from orchestrator.control.printable import printable
 
 COMMITTED = ("committed", "confirmed")
@@ -70,11 +70,19 @@ def _last_change(last: HistoryEntry | None) -> str:
     return f"{text}, which {UNPLAIN.get(last.outcome, f'is {last.outcome}')}"
 
 
+def _table_note(name: str, table: TableStatus) -> str:
+    if table.problem:
+        return f"Table {name}: {table.problem}"
+    left = sum(table.to_migrate.values())
+    return f"Table {name}: {left} of {table.records} records still to migrate" if left else ""
+
+
 def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     box = module.mailbox
     notes = [f"probation: {module.probation}"] if module.probation else []
     notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
+    notes += [note for table, its in module.tables.items() if (note := _table_note(table, its))]
     counts = (box.length, box.accepted, box.handled, box.dead)
     return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))
 

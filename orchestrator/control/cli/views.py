@@ -15,6 +15,13 @@ class Mailbox(msgspec.Struct, frozen=True):
     dead: int = 0
 
 
+class TableStatus(msgspec.Struct, frozen=True):
+    version: int = 0
+    records: int = 0
+    to_migrate: dict[str, int] = {}
+    problem: str | None = None
+
+
 class ModuleStatus(msgspec.Struct, frozen=True):
     version: str | None = None
     tag: str | None = None
@@ -24,6 +31,7 @@ class ModuleStatus(msgspec.Struct, frozen=True):
     mailbox: Mailbox = Mailbox()
     drift: object = None  # a Drift; anything else is shown as it is
     problem: str | None = None
+    tables: dict[str, TableStatus] = {}
 
 
 class HostStatus(msgspec.Struct, frozen=True):
