@@ -319,7 +319,25 @@ def test_hostile_names_break_no_table_and_reach_no_terminal(
         },
     )
     host.says(
-        "plan", {HOSTILE: HOSTILE, "steps": [{HOSTILE: HOSTILE}, {"why": [HOSTILE]}], "list": [1, HOSTILE]}
+        "plan",
+        {
+            HOSTILE: HOSTILE,
+            "steps": [{HOSTILE: HOSTILE, "module": HOSTILE, "to": HOSTILE, "transaction": 1}],
+            "checks": [
+                {"text": HOSTILE, "transaction": 1},
+                {"what": HOSTILE, "why": HOSTILE, "transaction": 1},
+            ],
+            "transactions": [
+                {
+                    "transaction": 1,
+                    "is": "ready",
+                    "by": [HOSTILE],
+                    "text": HOSTILE,
+                    "pause": {"text": HOSTILE},
+                }
+            ],
+            "tags": [{"tag": HOSTILE, "verdict": HOSTILE, "text": HOSTILE}],
+        },
     )
     host.says("state", {HOSTILE: HOSTILE})
     host.says("ask", HOSTILE)

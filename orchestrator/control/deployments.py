@@ -1,4 +1,4 @@
-"""Deployments over the control socket: push, deploy, plan, retry, rollback, and what became of each tag (DESIGN §9)."""
+"""Deployments over the control socket: push, deploy, retry, rollback, and what became of each tag (DESIGN §9)."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orchestrator.control import facts, module_facts
+from orchestrator.control.plans import Plans, check_tag, view_of
 from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.wire import Refused
-from orchestrator.upgrade import words
 from orchestrator.upgrade.desired import Key
-from orchestrator.upgrade.planner import Outlook
 from orchestrator.upgrade.progress import Event
 from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import plan_rollback, shown
 from orchestrator.upgrade.upgrader import Cause, Upgrader
-from orchestrator.upgrade.verdict import Verdict, View, verdict
-from repo_store.release import parse_tag
+from orchestrator.upgrade.verdict import Verdict, verdict
 
 
 class _Tag(msgspec.Struct):
     tag: str
     wait: bool = True
-
-
-class _OptionalTag(msgspec.Struct):
-    tag: str | None = None
 
 
 class _RefChange(msgspec.Struct):
@@ -54,20 +47,10 @@ class _Rollback(msgspec.Struct):
 class Deployments:
     """Asks the upgrader to look, and says what came of it."""
 
-    def __init__(self, upgrader: Upgrader, *, prereleases: bool) -> None:
+    def __init__(self, upgrader: Upgrader, plans: Plans, *, prereleases: bool) -> None:
         self._upgrader = upgrader
+        self._plans = plans
         self._prereleases = prereleases
-
-    async def plan(self, request: dict[str, object], _emit: Emit) -> object:
-        asked = read(request, _OptionalTag)
-        upgrader = self._upgrader
-        refs = await upgrader.repository.refs()
-        if asked.tag is not None:
-            self._known_tag(asked.tag, refs)
-        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
-        said = self._verdict(asked.tag) if asked.tag is not None else None
-        drift = module_facts.drifts(outlook.overruled)
-        return {**facts.plan(outlook.plan, asked.tag, said), **({"drift": drift} if drift else {})}
 
     async def wake(self, _request: dict[str, object], _emit: Emit) -> object:
         self._upgrader.look(push_over=True)
@@ -83,21 +66,10 @@ class Deployments:
         asked = read(request, _Push)
         tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
         if "plan" in asked.options:
-            return await self._planned({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
+            return await self._plans.of_push({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
         if asked.who:
             self._upgrader.told(tags, Cause(asked.who))
         return await self._outcomes(tags, emit, wait="no-wait" not in asked.options)
-
-    async def _planned(self, changes: Mapping[str, str | None]) -> object:
-        """What a push of these tags would do (`-o plan`). Nothing is moved."""
-        upgrader = self._upgrader
-        refs = await upgrader.repository.refs_after(changes)
-        outlook = await upgrader.planner.look(refs, upgrader.book.ledger)
-        rows = []
-        for tag in changes:
-            would = words.would_do(tag, outlook.plan) or verdict(tag, self._view(outlook)).text
-            rows.append({"tag": tag, "verdict": "plan", "text": would})
-        return {"tags": rows}
 
     async def _outcomes(self, tags: Sequence[str], emit: Emit, *, wait: bool) -> object:
         """Look again, pass on what happens, and say what became of each tag once it is decided."""
@@ -124,24 +96,13 @@ class Deployments:
         return [self._verdict(tag) for tag in tags]
 
     def _verdict(self, tag: str) -> Verdict:
-        return verdict(tag, self._view(self._upgrader.outlook))
-
-    def _view(self, outlook: Outlook) -> View:
         upgrader = self._upgrader
-        return View(
-            outlook.refs,
-            outlook.tags,
-            upgrader.book.ledger,
-            outlook.plan,
-            upgrader.retries.all_pending(),
-            self._prereleases,
-            upgrader.trouble,
-        )
+        view = view_of(upgrader, upgrader.outlook, prereleases=self._prereleases, trouble=upgrader.trouble)
+        return verdict(tag, view)
 
     @staticmethod
     def _known_tag(tag: str, refs: Mapping[str, object]) -> None:
-        if parse_tag(tag) is None:
-            raise Refused(f"{tag!r} is not a release tag; they are <package>/v<X.Y.Z>, e.g. counter/v1.2.0.")
+        check_tag(tag)
         if tag not in refs:
             raise Refused(f"The repository has no tag {tag}. Push it first: git push live {tag}.")
 

@@ -15,10 +15,8 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
-from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
-from orchestrator.upgrade.verdict import Verdict
 from repo_store.release import RefMap
 
 Facts = dict[str, Any]  # Any: JSON
@@ -114,40 +112,6 @@ def _transaction(view: TransactionView) -> Facts:
         "who": view.who,
         "by": view.trigger,
     }
-
-
-def plan(plan_: Plan, tag: str | None, said: Verdict | None) -> Facts:
-    """The document of `livetag plan --json`: steps, and checks each with `ok` and `why`."""
-    groups = [(kind, g) for kind in ("ready", "waiting", "held", "refused") for g in getattr(plan_, kind)]
-    shown = [(kind, group) for kind, group in groups if tag is None or tag in group.tags]
-    document: Facts = {
-        "steps": [step for kind, group in shown for step in _steps(kind, group)],
-        "checks": [{"what": c.what, "ok": c.ok, "why": c.why} for _, group in shown for c in group.checks],
-    }
-    if tag is not None and not shown and said is not None:
-        document["tag"] = {"tag": tag, "verdict": said.word, "text": said.text}
-    return document
-
-
-def _steps(kind: str, group: Group) -> list[Facts]:
-    return [
-        {
-            "module": c.name,
-            "does": module_facts.does(c),
-            "from": c.before.version if c.before is not None else None,
-            "to": c.after.version if c.after is not None else None,
-            "by": " ".join(group.tags),
-            "is": kind,
-            "why": _why(kind, group),
-        }
-        for c in group.changes
-    ]
-
-
-def _why(kind: str, group: Group) -> str:
-    if kind in {"waiting", "held"}:
-        return group.waits if kind == "waiting" else group.held
-    return group.refused.reason if group.refused is not None else ""
 
 
 def letter(dead: DeadLetter) -> Facts:

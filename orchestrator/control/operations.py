@@ -12,6 +12,7 @@ import msgspec
 from orchestrator.control import facts
 from orchestrator.control.deployments import Deployments
 from orchestrator.control.messages import Messages
+from orchestrator.control.plans import Plans
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import expected, read
 from orchestrator.control.server import Emit, Operation
@@ -51,13 +52,14 @@ class Operations:
 
     def table(self) -> Mapping[str, Operation]:
         """Operation name → coroutine function, for the control server."""
-        deployments = Deployments(self._upgrader, prereleases=self._config.host.prereleases)
+        plans = Plans(self._app, self._upgrader, self._config)
+        deployments = Deployments(self._upgrader, plans, prereleases=self._config.host.prereleases)
         messages = Messages(self._app)
         mine: dict[str, Operation] = {
             "ping": self._ping,
             "status": self._status,
             "history": self._history,
-            "plan": deployments.plan,
+            "plan": plans.plan,
             "deploy": deployments.deploy,
             "push": deployments.push,
             "retry": deployments.retry,

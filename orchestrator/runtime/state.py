@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -87,13 +88,22 @@ def find_chain(steps: Steps, start: int, end: int) -> list[Step]:
 
     Raises MigrationMissing, which names the versions that can be reached.
     """
-    reached: dict[int, list[Step]] = {start: []}
+    path = find_path(steps, start, end)
+    return [steps[pair] for pair in pairwise(path)]
+
+
+def find_path(steps: Collection[tuple[int, int]], start: int, end: int) -> list[int]:
+    """The state versions that the fewest steps pass, from `start` to `end`, both included.
+
+    Raises MigrationMissing, which names the versions that can be reached.
+    """
+    reached: dict[int, list[int]] = {start: [start]}
     frontier = [start]
     while frontier and end not in reached:
         version = frontier.pop(0)
-        for (before, after), step in sorted(steps.items(), key=lambda item: item[0]):
+        for before, after in sorted(steps):
             if before == version and after not in reached:
-                reached[after] = [*reached[version], step]
+                reached[after] = [*reached[version], after]
                 frontier.append(after)
     if end not in reached:
         known = ", ".join(f"{a}→{b}" for a, b in sorted(steps)) or "none"

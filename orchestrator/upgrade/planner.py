@@ -34,6 +34,9 @@ class Outlook:
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     plan: Plan = Plan()  # noqa: RUF009  # a frozen value
     app_name: str = "app"
+    live: Mapping[str, Live] = field(
+        default_factory=dict
+    )  # module → what the plan knows of its version in service
     overruled: Overruled = Overruled({})  # noqa: RUF009  # what persons have made of what the refs ask for
 
 
@@ -88,17 +91,26 @@ class Planner:
         overruled = overrule(wishes(tags, composition, quarantine), ledger.overrides.values(), sight)
         loaded = {name: entry for name, entry in ledger.table.items() if name in self._app.modules}
         found = await self._repository.candidates(overruled.wishes.values(), refs, loaded)
+        live = await self._live(ledger.table)
         plan = make_plan(
             found,
             ledger.table,
             app_ref=tags.get(APP),
-            live=await self._live(ledger.table),
+            live=live,
             environment=self._environment,
             together=asked.together,
             say=Say(overruled.leaving, overruled.holding, ledger.holds, asked.by_hand),
         )
         name = composition.app.name if composition is not None else "app"
-        return Outlook(refs, tags, found, plan, name, overruled)
+        return Outlook(refs, tags, found, plan, name, live, overruled)
+
+    def over(self, repository: Repository) -> Planner:
+        """One that looks through another repository: at objects and a stage of its own."""
+        other = Planner(self._app, repository, self._environment, prereleases=self._prereleases)
+        other._described = dict(
+            self._described
+        )  # what serves is staged here, and need not be staged there again
+        return other
 
     async def _live(self, table: Mapping[str, Entry]) -> dict[str, Live]:
         live = {}

@@ -50,6 +50,14 @@ class Repository:
 
         self._store, self._stage = await self._run(open_store)
 
+    def ahead(self, stage: Path, store: Path | None = None) -> Repository:
+        """Another one, still to be opened, that stages elsewhere and may read a store that sees more."""
+        return Repository(store or self._store_path, stage, self._describe)
+
+    @property
+    def store_path(self) -> Path:
+        return self._store_path
+
     async def close(self) -> None:
         await self._run(self._store.close)
         self._thread.shutdown()

@@ -41,6 +41,15 @@ class StagedSource:
 
     async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
         """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
+        return await self._try(state, open_keys)
+
+    async def go_back(self, state: tuple[int, bytes], version: int) -> TrialReport:
+        """Run this release's steps down to a state version in a child, and nothing else. Raises TrialFailed."""
+        return await self._try(state, {}, back_to=version)
+
+    async def _try(
+        self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes], *, back_to: int | None = None
+    ) -> TrialReport:
         version, data = state if state is not None else (1, None)
         rehearsal = Rehearsal(
             self._entry.name,
@@ -50,6 +59,7 @@ class StagedSource:
             version,
             open_keys=dict(open_keys),
             way_back=not self._manifest.one_way,
+            back_to=back_to,
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 

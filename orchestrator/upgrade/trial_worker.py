@@ -53,7 +53,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
 
     `state` is msgpack of a state of `state_version`; None is a first start. `way_back`: a state that is migrated up
     is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
-    version in service has open, name → key; they are not opened a second time.
+    version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
+    to that state version is run, as if an older release took this one's place.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     state_version: int = 1
     way_back: bool = True
     open_keys: dict[str, bytes] = {}
+    back_to: int | None = None
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -216,6 +218,9 @@ class _Worker:
         """Walk the life of an implementation up to service, test it, and stop it."""
         instance = implementation.instance
         state = self._state(implementation, rehearsal)
+        if rehearsal.back_to is not None:
+            self._go_back(implementation, rehearsal, state, rehearsal.back_to)
+            return
         opening = Opening(implementation, {}, left_out=rehearsal.open_keys)
         await self._hook("resources", opening.run)
         whole = await self._hook("prepare", instance.prepare)
@@ -248,19 +253,29 @@ class _Worker:
         self._migration_s = time.perf_counter() - began
         if rehearsal.way_back and rehearsal.state_version < blueprint.state_version:
             self.step("way_back")
-            self._lost = self._lost_going_back(implementation, rehearsal, state)
+            self._lost = self._lost_going_back(implementation, rehearsal, state, rehearsal.state_version)
         return state
 
+    def _go_back(self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int) -> None:
+        """Take a copy of the state down, timed, and see what that loses."""
+        self.step("way_back")
+        blueprint = implementation.blueprint
+        down = find_chain(blueprint.steps, blueprint.state_version, target)
+        began = time.perf_counter()
+        migrate(state, down, PLAIN_STATE)
+        self._migration_s = time.perf_counter() - began
+        self._lost = self._lost_going_back(implementation, rehearsal, state, target)
+
     def _lost_going_back(
-        self, implementation: Implementation, rehearsal: Rehearsal, state: Any
+        self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int
     ) -> tuple[str, ...] | None:
-        """What `up(down(state))` does not give back; None if no steps lead down, which is the plan's to judge."""
-        blueprint, target = implementation.blueprint, rehearsal.state_version
+        """What `up(down(state))` does not give back; None if there is no way down (the plan's to judge) or up again."""
+        blueprint = implementation.blueprint
         try:
             down = find_chain(blueprint.steps, blueprint.state_version, target)
+            up = find_chain(blueprint.steps, target, blueprint.state_version)
         except MigrationMissing:
             return None
-        up = find_chain(blueprint.steps, target, blueprint.state_version)
         if not isinstance(state, Mapping):
             return None
         # Each field is tried with another value, which walks the whole state each time: of a large one a small one.

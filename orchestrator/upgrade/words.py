@@ -8,7 +8,7 @@ from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.ledger import TransactionView
 from orchestrator.upgrade.overrides import PRESENCE, SERVICE, Override, OverrideKey
-from orchestrator.upgrade.plan import Group, Plan
+from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.records import Change, Entry, Held, Unheld
 from repo_store.release import RefMap, next_free_tag, parse_tag
 
@@ -31,7 +31,7 @@ def change_text(change: Change) -> str:
         return f"{release_name(change.before)} removed"
     if change.before.version != change.after.version or change.before.tree_id != change.after.tree_id:
         return f"{change.name} {change.before.version} → {change.after.version}"
-    return f"{release_name(change.after)} {_listed(_changed(change.before, change.after))}"
+    return f"{release_name(change.after)} {listed(_changed(change.before, change.after))}"
 
 
 def _changed(before: Entry, after: Entry) -> list[str]:
@@ -40,9 +40,9 @@ def _changed(before: Entry, after: Entry) -> list[str]:
     if before.config != after.config:
         found.append("configured anew")
     if new := [name for name in after.also if name not in before.also]:
-        found.append(f"bound to {_listed(new)}")
+        found.append(f"bound to {listed(new)}")
     if gone := [name for name in before.also if name not in after.also]:
-        found.append(f"no longer bound to {_listed(gone)}")
+        found.append(f"no longer bound to {listed(gone)}")
     return found or ["as it was"]
 
 
@@ -80,7 +80,7 @@ def serving(entries: Iterable[Entry]) -> str:
     names = [release_name(entry) for entry in entries]
     if not names:
         return "Nothing of it is in service."
-    return f"{_listed(names)} {'serves' if len(names) == 1 else 'serve'} on, with all state and messages."
+    return f"{listed(names)} {'serves' if len(names) == 1 else 'serve'} on, with all state and messages."
 
 
 def next_tag(tags: Iterable[str], refs: RefMap) -> str:
@@ -91,7 +91,7 @@ def next_tag(tags: Iterable[str], refs: RefMap) -> str:
 
 def failed(group: Group, reason: str, fault: Fault, refs: RefMap) -> str:
     """A group that did not go live."""
-    what = f"{_listed(group.tags) or 'the release'} did not go live: {sentence(reason)}"
+    what = f"{listed(group.tags) or 'the release'} did not go live: {sentence(reason)}"
     if fault == "release":
         return f"{what} {serving_now(group.changes)} Fix it, commit, and push a new tag, e.g. {next_tag(group.tags, refs)}."
     return f"{what} {serving_now(group.changes)} Nothing is wrong with the release itself; it is tried again."
@@ -99,14 +99,14 @@ def failed(group: Group, reason: str, fault: Fault, refs: RefMap) -> str:
 
 def live(changes: Iterable[Change], pause: Pause) -> str:
     """A group that is in service."""
-    texts = _listed([change_text(c) for c in changes])
+    texts = listed([change_text(c) for c in changes])
     waited = "message" if pause.held_messages == 1 else "messages"
     return f"live: {texts}; pause {pause.pause_us:.0f} µs, {pause.held_messages} {waited} waited, none lost."
 
 
 def commanded(view: TransactionView, holding: Iterable[Override]) -> str:
     """A command of a person that is done, and how long it holds."""
-    texts = _listed([change_text(c) for c in view.changes])
+    texts = listed([change_text(c) for c in view.changes])
     text = f"{texts}; pause {view.pause_us:.0f} µs, none lost (transaction {view.id})."
     if not any(True for _ in holding):
         return text
@@ -141,7 +141,7 @@ def versions(table: Mapping[str, Entry], package: str) -> str:
     """What serves of a package now."""
     names = [release_name(e) for e in table.values() if e.package == package]
     return (
-        f"{_listed(names)} {'serves' if len(names) == 1 else 'serve'}"
+        f"{listed(names)} {'serves' if len(names) == 1 else 'serve'}"
         if names
         else f"no {package} is in service"
     )
@@ -153,28 +153,7 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _listed(items: Iterable[str]) -> str:
+def listed(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     items = list(items)
     return " and ".join(items) if len(items) < 3 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def would_do(tag: str, plan: Plan) -> str | None:
-    """What a plan does about a tag, as a sentence; None if it has nothing to do with it."""
-    for groups, how in (
-        (plan.ready, "would do"),
-        (plan.waiting, "would wait"),
-        (plan.refused, "would be refused"),
-    ):
-        for group in groups:
-            if tag not in group.tags:
-                continue
-            changes = _listed(map(change_text, group.changes))
-            checks = "; ".join(c.why for c in group.checks if c.ok)
-            reason = (
-                group.waits if groups is plan.waiting else group.refused.reason if group.refused else checks
-            )
-            then = ". The trial is run when it is pushed" if groups is plan.ready else ""
-            return f"{how}: {changes}{f' ({reason})' if reason else ''}{then}."
-    if any(change.after is not None and change.after.tag == tag for change in plan.unchanged):
-        return "would change nothing: the same code is in service"
-    return None

@@ -24,6 +24,11 @@ _CHANGING = (
     (re.compile(r"\d+(?:\.\d+)? µs"), "<n> µs"),
     (re.compile(r"the switch took \d+(?:\.\d+)? ms"), "the switch took <n> ms"),
     (re.compile(r"transaction \d+"), "transaction <n>"),
+    (re.compile(r"passed in \d+\.\d+ s"), "passed in <n> s"),
+    (
+        re.compile(r"\d+(?:\.\d+)? ms (?=in the trial)|(?<=migration )\d+\.\d+ ms|(?<=about )\d+\.\d+ ms"),
+        "<n> µs ",
+    ),
     (re.compile(r"\b\d+ messages? waited"), "<n> messages waited"),
     (re.compile(r"\b(Python|runs) 3\.\d+(?:\.\d+)?"), r"\1 <version>"),
 )
@@ -49,9 +54,9 @@ def sections(text: str) -> dict[str, str]:
     return {heading: body.strip("\n") for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def written() -> dict[str, str]:
+def written(file: Path = FILE) -> dict[str, str]:
     """What the file holds; nothing if there is none."""
-    return sections(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    return sections(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def updating() -> bool:
@@ -59,8 +64,8 @@ def updating() -> bool:
     return os.environ.get(UPDATE, "") == "1"
 
 
-def write(found: Mapping[str, str], order: Sequence[str]) -> None:
+def write(found: Mapping[str, str], order: Sequence[str], file: Path = FILE, head: str = HEAD) -> None:
     """Put what was found into the file, by that order of headings; what did not run keeps its text."""
-    kept = {**written(), **found}
+    kept = {**written(file), **found}
     parts = [f"## {heading}\n\n{kept[heading]}\n" for heading in order if heading in kept]
-    FILE.write_text("\n\n".join([HEAD, *parts]), encoding="utf-8")
+    file.write_text("\n\n".join([head, *parts]), encoding="utf-8")

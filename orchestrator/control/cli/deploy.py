@@ -1,10 +1,9 @@
-"""`plan`, `deploy`, `retry`, `history`: what is to come into service, and what did."""
+"""`deploy`, `retry`, `history`: what is to come into service, and what did."""
 
 from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli.facts import show_facts
 from orchestrator.control.cli.failures import Failure
 from orchestrator.control.cli.options import DEPLOY, Dir, Json, Wait
 from orchestrator.control.cli.screen import duration, moment, print_json, say, show_table
@@ -18,31 +17,13 @@ LIFTED = "lifted"  # the tag is not there any more, so a retry can only make its
 OneTag = Annotated[
     str, typer.Argument(metavar="TAG", help="A release tag, e.g. counter/v1.2.0.", show_default=False)
 ]
-OptionalTag = Annotated[
-    str | None,
-    typer.Argument(metavar="TAG", help="A release tag; else all that the tags ask for.", show_default=False),
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command(rich_help_panel=DEPLOY)(plan)
     app.command(rich_help_panel=DEPLOY)(deploy)
     app.command(rich_help_panel=DEPLOY)(retry)
     app.command(rich_help_panel=DEPLOY)(history)
-
-
-def plan(tag: OptionalTag = None, named: Dir = None, as_json: Json = False) -> None:
-    """Show what would be done, step by step and with every check, and do nothing."""
-    facts = Session.find(named).ask("plan", {"tag": tag}, timeout_s=UPGRADE_S)
-    if as_json:
-        print_json(facts)
-    elif not isinstance(facts, dict) or not any(facts.values()):
-        say("Nothing is to be done.")
-    elif "tag" in facts:
-        say(f"Nothing is to be done: {_line(view(facts['tag'], Outcome))}")
-    else:
-        show_facts(facts)
 
 
 def deploy(tag: OneTag, named: Dir = None, wait: Wait = True, as_json: Json = False) -> None:

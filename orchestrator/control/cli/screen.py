@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -31,6 +32,17 @@ def hanging(text: object) -> str:
 def say(text: object, style: str = "") -> None:
     """Print one fact on stdout."""
     console().print(Text(hanging(text), style=style), soft_wrap=True)
+
+
+def say_hanging(head: str, text: object, style: str = "") -> None:
+    """Print `text` behind `head`; on a terminal its further lines stand below its first one."""
+    out = console()
+    shown = printable(text)
+    width = max(20, out.width - len(head))
+    lines = textwrap.wrap(shown, width, break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        before = head if number == 0 else " " * len(head)
+        out.print(Text.assemble((before, style), line), soft_wrap=True)
 
 
 def note(text: object, style: str = "dim") -> None:

@@ -148,3 +148,56 @@ class Outcome(msgspec.Struct, frozen=True):
 
 class Outcomes(msgspec.Struct, frozen=True):
     tags: list[Outcome] = []
+
+
+class PlanStep(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
+    module: str = ""
+    does: str = ""
+    before: str | None = None
+    after: str | None = None
+    state: list[int] = []
+    text: str = ""
+    transaction: int = 0
+
+
+class PlanCheck(msgspec.Struct, frozen=True):
+    what: str = ""
+    ok: bool | None = None
+    why: str = ""
+    fault: str | None = None
+    text: str = ""
+    transaction: int = 0
+
+
+class PlanPause(msgspec.Struct, frozen=True):
+    expected_us: float | None = None
+    text: str = ""
+
+
+class PlanTransaction(msgspec.Struct, frozen=True, rename={"kind": "is"}):
+    transaction: int = 0
+    kind: str = ""
+    by: list[str] = []
+    text: str = ""
+    pause: PlanPause = PlanPause()
+
+
+class PlanTag(Outcome, frozen=True):
+    pushed: bool = True
+
+
+class PlanDrift(msgspec.Struct, frozen=True):
+    module: str = ""
+    what: str = ""
+    who: str | None = None
+    why: str | None = None
+    ends: str | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    steps: list[PlanStep] = []
+    checks: list[PlanCheck] = []
+    transactions: list[PlanTransaction] = []
+    tags: list[PlanTag] = []
+    drift: list[PlanDrift] = []
+    ok: bool = True
