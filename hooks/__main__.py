@@ -36,6 +36,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
+    if os.environ.get("LIVETAG_FAILPOINTS"):
+        from hooks.push import Place
+        from repo_store.failpoints import arm
+
+        arm(Place.of(os.environ).store.parent, os.environ)
     if name == "pre-receive":
         from hooks import pre_receive
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from repo_store.errors import RefChanged, StoreError
+from repo_store.failpoints import step
 from repo_store.refs import RefChange, list_refs
 from repo_store.store import RepoStore
 
@@ -118,7 +119,8 @@ class History:
             "",
             message(entry),
         ]
-        return self._object("commit", "\n".join(lines).encode())
+        with step("history.object"):
+            return self._object("commit", "\n".join(lines).encode())
 
     def _object(self, kind: str, content: bytes) -> str:
         return (

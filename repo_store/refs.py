@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from repo_store.errors import GitFailed, RefChanged
+from repo_store.failpoints import step
 from repo_store.git import GitDoor
 
 PEEL_DEPTH_MAX = 10
@@ -39,16 +40,17 @@ def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, ref
     if not changes:
         return
     try:
-        door.run(
-            "update-ref",
-            "--no-deref",
-            *(["--create-reflog"] if reflog else []),
-            "-m",
-            f"livetag: {reason}",
-            "--stdin",
-            "-z",
-            stdin=b"".join(map(_line, changes)),
-        )
+        with step(f"refs.{reason}"):
+            door.run(
+                "update-ref",
+                "--no-deref",
+                *(["--create-reflog"] if reflog else []),
+                "-m",
+                f"livetag: {reason}",
+                "--stdin",
+                "-z",
+                stdin=b"".join(map(_line, changes)),
+            )
     except GitFailed as error:
         now = list_refs(door, *(change.ref for change in changes))
         lost = [change for change in changes if now.get(change.ref) != change.old]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repo_store.errors import ReleaseInvalid, StagingFailed
+from repo_store.failpoints import step
 from repo_store.folder import EXECUTABLE, REGULAR, Folder
 from repo_store.inspect import inspect
 from repo_store.manifest import ModuleManifest, parse_module
@@ -92,7 +93,8 @@ class Stage:
             if path not in self._filling and path.name.partition("-")[0] not in keep
         ]
         for path in gone:
-            self._remove(path)
+            with step("stage.sweep"):
+                self._remove(path)
         return [path.name for path in gone if not path.name.startswith(_UNFINISHED)]
 
     def _places(self, release: Release) -> tuple[Path, Path]:
@@ -133,8 +135,9 @@ class Stage:
         if target.exists():
             self._remove(target)
         with self._filled() as filling:
-            for name, folder in inspection.folders.items():
-                self._write(folder, filling / name)
+            with step("stage.files"):
+                for name, folder in inspection.folders.items():
+                    self._write(folder, filling / name)
             found = identity_on_disk(filling, tuple(inspection.folders), release.tree_id)
             if found != release.tree_id:
                 raise StagingFailed(
@@ -142,21 +145,26 @@ class Stage:
                     f"{release.tree_id[:12]}. Check the disk, and the repository with `git fsck`."
                 )
             byte_compile(filling, target)
-            description = self._describe(filling, release.package, inspection.manifest)
-            (filling / DESCRIPTION).parent.mkdir()
-            (filling / DESCRIPTION).write_bytes(description)
-            (filling / MADE_BY).write_text(_MAKER)
-            sync_file_system(filling)
+            with step("stage.describe"):
+                description = self._describe(filling, release.package, inspection.manifest)
+                (filling / DESCRIPTION).parent.mkdir()
+                (filling / DESCRIPTION).write_bytes(description)
+                (filling / MADE_BY).write_text(_MAKER)
+            with step("stage.sync"):
+                sync_file_system(filling)
             # Only a whole, synced folder may ever have the name of a release: a crash before this line
             # leaves a .tmp- folder, which the next sweep removes.
-            filling.rename(target)
-            _sync_directory(self._folder)
+            with step("stage.rename"):
+                filling.rename(target)
+            with step("stage.sync-folder"):
+                _sync_directory(self._folder)
         self._verified.add(target)
         return StagedRelease(release, target, inspection.manifest, description)
 
     @contextlib.contextmanager
     def _filled(self) -> Iterator[Path]:
-        filling = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
+        with step("stage.folder"):
+            filling = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
         filling.chmod(0o755)
         self._filling.add(filling)
         try:

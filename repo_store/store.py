@@ -11,6 +11,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from repo_store.errors import GitFailed, ReleaseInvalid, StoreError
+from repo_store.failpoints import step
 from repo_store.git import GitDoor
 from repo_store.manifest import (
     AppManifest,
@@ -137,8 +138,9 @@ class RepoStore(ObjectReader):
             message.strip("\n"),
             "",
         ]
-        written = self._door.run("hash-object", "-t", "tag", "-w", "--stdin", stdin="\n".join(lines).encode())
-        return written.decode().strip()
+        with step("tags.object"):
+            content = "\n".join(lines).encode()
+            return self._door.run("hash-object", "-t", "tag", "-w", "--stdin", stdin=content).decode().strip()
 
     def keep(self, *commit_ids: str) -> None:
         """Hold the commits against `git gc` with refs/keep/<commit>. Those already kept stay as they are."""

@@ -17,6 +17,7 @@ from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
+from repo_store import failpoints
 from repo_store.release import RefMap
 
 Facts = dict[str, Any]  # Any: JSON
@@ -51,6 +52,7 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
             {"module": x.name, "version": x.version, "as": x.kept_as} for x in upgrader.retirements.kept
         ],
         "problem": upgrader.book.journal.failed or upgrader.trouble or None,
+        **({"failpoints": True} if failpoints.armed() else {}),
     }
 
 

@@ -37,11 +37,13 @@ from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.errors import StoreError
+from repo_store.failpoints import FailpointsRefused, arm, step
 from repo_store.manifest import HostConfig, TrialSection
 from repo_store.monitor import TagMonitor
 
 SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's thread; see runtime/give_way
 STOP_S = 2.0  # for each module's stop()
+_ARMED = "failpoints are ON: this host dies and fails on purpose, as its file failpoints says; it is for tests only"
 
 
 def run(deployment: Deployment) -> int:
@@ -52,9 +54,11 @@ def run(deployment: Deployment) -> int:
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
+        if arm(deployment.path, os.environ):
+            logger.warning(_ARMED)
         with only_host(deployment.path / "host.lock"):
             code, again = asyncio.run(_Host(deployment, load_config(deployment)).main())
-    except (DeploymentInUse, SocketTaken, UpgradeError, StoreError, OSError) as error:
+    except (DeploymentInUse, SocketTaken, FailpointsRefused, UpgradeError, StoreError, OSError) as error:
         logger.error("{}", error)
         return 1
     if again:
@@ -145,7 +149,8 @@ class _Host:
             proxy.stop_input()
         await asyncio.gather(*(proxy.intakes.stop() for proxy in app.modules.values()))
         clean, images = await self._quiet(app, book)
-        saved = self._write(book, ImageSaved(tuple(sorted(image.name for image in images))), images)
+        with step("stop.image"):
+            saved = self._write(book, ImageSaved(tuple(sorted(image.name for image in images))), images)
         for proxy in app.modules.values():
             await proxy.close("the host stopped")
         for proxy in app.modules.values():
@@ -155,7 +160,9 @@ class _Host:
             for letting_go in (proxy.intakes.sources.close(), proxy.resources.close()):
                 with suppress(TimeoutError, Overrun):
                     await within(app.clock, stepwise(letting_go, STOP_S), STOP_S)
-        if saved and self._write(book, HostStopped(clean)):
+        with step("stop.stopped"):
+            stopped = saved and self._write(book, HostStopped(clean))
+        if stopped:
             kept = len([image for image in images if image.name in app.modules])
             logger.info("stopped: state and mailboxes of {} of {} modules are saved", kept, len(app.modules))
 

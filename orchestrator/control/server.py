@@ -29,6 +29,7 @@ from orchestrator.control.wire import (
     decode_line,
     reachable,
 )
+from repo_store.failpoints import step
 
 Emit = Callable[[Mapping[str, object]], None]
 Operation = Callable[[dict[str, object], Emit], Awaitable[object]]
@@ -272,7 +273,8 @@ def _bound(path: Path, group_id: int | None) -> socket.socket:
             if group_id is not None:
                 os.chown(born, -1, group_id)
             listener.listen(_BACKLOG)
-            born.replace(path)
+            with step("socket.bind"):
+                born.replace(path)
     except BaseException:
         listener.close()
         raise

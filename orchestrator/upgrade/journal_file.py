@@ -16,6 +16,7 @@ import msgspec
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
 from orchestrator.upgrade.records import Fact, ImageSaved, Record, decode_fact, encode_fact, images_used
+from repo_store.failpoints import step
 
 APPLICATION_ID = 0x6C747A01
 FORMAT = 1
@@ -200,6 +201,13 @@ def write_lines(connection: sqlite3.Connection, lines: Sequence[Line], head: tup
     `head` is the (seq, digest) that the file must end in now. Raises sqlite3.Error or JournalFailed; what is
     on disk is then known only to a reopen.
     """
+    with step("journal.write"):
+        _insert(connection, lines, head)
+    with step("journal.sync"):
+        connection.execute("COMMIT")
+
+
+def _insert(connection: sqlite3.Connection, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for line in lines:
         record = line.record
@@ -216,7 +224,6 @@ def write_lines(connection: sqlite3.Connection, lines: Sequence[Line], head: tup
     )
     if moved.rowcount != 1:
         raise JournalFailed("another process has written to the journal; one host per directory")
-    connection.execute("COMMIT")
 
 
 def _image_row(image: ModuleImage) -> tuple[str, int, bytes, bytes]:

@@ -205,12 +205,9 @@ def _by_composition(change: Change) -> bool:
 
 
 def _commit_of(change: Change, app_ref: TagRef | None) -> str:
-    """The commit that asks for a change: the release's; the composition's if only the composition differs."""
+    """The commit that asks for a change: the release's; the composition's for all that the composition differs in."""
     app_commit = app_ref.commit_id if app_ref is not None and app_ref.commit_id is not None else ""
-    if change.after is None:
-        return app_commit
-    before = change.before
-    if before is not None and before.commit_id == change.after.commit_id and app_commit:
+    if change.after is None or (app_commit and _by_composition(change)):
         return app_commit
     return change.after.commit_id
 

@@ -34,6 +34,7 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import incoming_release
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
+from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
 
 SERVED_KEPT = 50  # transactions whose releases stay staged, so that a way back costs nothing
@@ -46,11 +47,13 @@ def close_the_past(book: Book, version: str) -> None:
     Before any module code is loaded, so that a release that kills the host at import is counted too.
     """
     died = book.ledger.running
-    book.write_now(HostStarted(os.getpid(), version))
+    with step("recovery.started"):
+        book.write_now(HostStarted(os.getpid(), version))
     unfinished = book.ledger.unfinished
     if unfinished is not None:
         reason = "the host died before the transaction was committed"
-        book.write_now(RolledBack(unfinished.id, reason, "died"))
+        with step("recovery.rolled-back"):
+            book.write_now(RolledBack(unfinished.id, reason, "died"))
         logger.warning("transaction {} was under way when the host died: rolled back", unfinished.id)
     elif died:
         logger.warning(
@@ -59,7 +62,8 @@ def close_the_past(book: Book, version: str) -> None:
     for (package, commit_id), deaths in book.ledger.deaths.items():
         if deaths >= DEATHS_MAX and (package, commit_id) not in book.ledger.quarantine:
             reason = f"the host died {deaths} times while this release was coming into service"
-            book.write_now(Quarantined(package, commit_id, _tag_of(book, package, commit_id), reason))
+            with step("recovery.quarantined"):
+                book.write_now(Quarantined(package, commit_id, _tag_of(book, package, commit_id), reason))
 
 
 def _tag_of(book: Book, package: str, commit_id: str) -> str:
@@ -119,7 +123,8 @@ async def bring_back(
     used = tuple(sorted({p.name for p in ready if p.name in images} | ({LETTERS} & set(images))))
     if used:
         # Marked used before the first message is handled: a death after it must not handle one twice.
-        await book.write(ImageUsed(used))
+        with step("recovery.image-used"):
+            await book.write(ImageUsed(used))
     for participant in ready:
         await participant.start()
     await _confirm(book, recovered)
@@ -133,9 +138,10 @@ async def _confirm(book: Book, recovered: Recovered) -> None:
     """
     for view in book.ledger.in_probation:
         if not recovered.failed.keys() & set(view.probation):
-            await book.write(
-                Confirmed(view.id, "probation is not asked for; it came back after a death of the host")
-            )
+            with step("recovery.confirmed"):
+                await book.write(
+                    Confirmed(view.id, "probation is not asked for; it came back after a death of the host")
+                )
 
 
 async def _ready(  # noqa: PLR0917  # all that a module needs to come back

@@ -41,6 +41,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.wiring import next_wiring
+from repo_store.failpoints import reach
 
 T = TypeVar("T")
 
@@ -210,6 +211,7 @@ class UpgradeTransaction:
                 )
             held = sum(len(p.proxy.mailbox) for p in self._participants)
             used = tuple(p.name for p in self._participants if p.uses_kept)
+            reach("switch.record:before")
             committed = self._log.append(Committed(self._txn, paused_ms * 1000, held, used))
         except BaseException as error:
             for participant in reversed(self._participants):
@@ -221,6 +223,7 @@ class UpgradeTransaction:
                 ) from None
             raise
         self._committed = committed
+        reach("switch.record:after")
         for participant in self._participants:
             participant.attach()
         self._app.rewire(wiring)

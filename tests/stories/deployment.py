@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,10 +36,18 @@ def wait_until(condition: Callable[[], object], what: str, within_s: float = 10.
 class Deployment:
     """One deployment directory, the clone of its user in `work`, and at most one host process that the test started."""
 
-    def __init__(self, path: Path) -> None:
-        self.place: Place = create(path / "d", None, clean_environment())[0]
-        self.path = self.place.path
-        self.work = GitRepo(path / "work", self.place.store)
+    def __init__(self, path: Path, like: Deployment | None = None) -> None:
+        self.place: Place
+        if like is None:
+            self.place = create(path / "d", None, clean_environment())[0]
+        else:  # a copy of one whose host does not run
+            self.place = Place(shutil.copytree(like.path, path / "d", symlinks=True))
+            shutil.copytree(like.work.path, path / "work", symlinks=True)
+        self.path: Path = self.place.path
+        self.work: GitRepo = GitRepo(path / "work", self.place.store if like is None else None)
+        if like is not None:
+            self.work.git("remote", "set-url", "live", str(self.place.store))
+        self.env: dict[str, str] = {}  # beside the clean environment, for the host and for a push
         self.log = path / "host.log"
         self.host: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +66,11 @@ class Deployment:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "livetag", "run", str(self.path)]
             return subprocess.Popen(
-                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env={**clean_environment(), **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _answers_or_died(self) -> bool:

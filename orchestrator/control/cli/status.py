@@ -42,6 +42,8 @@ def show_status(status: Status) -> None:
         )
     if status.dead_letters:
         say(f"dead letters: {status.dead_letters}; see livetag dead-letters list", style="yellow")
+    if status.failpoints:
+        say("failpoints are ON: this host dies and fails on purpose; it is for tests only", style="bold red")
     if status.problem:
         say(f"problem: {status.problem}", style="bold red")
 

@@ -109,6 +109,7 @@ class Status(msgspec.Struct, frozen=True):
     leftovers: list[Leftover] = []
     kept: list[Kept] = []
     problem: str | None = None
+    failpoints: bool = False
     availability: float | None = None
     last_change: HistoryEntry | None = None
 
