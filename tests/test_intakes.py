@@ -98,6 +98,31 @@ def test_a_swap_does_not_throw_away_what_an_intake_has_just_got() -> None:
     asyncio.run(story())
 
 
+def test_the_new_versions_read_is_not_interrupted_when_it_is_started_once_more() -> None:
+    """A switch starts a module at once, and the transaction once more when it goes on, some turns later."""
+
+    async def story() -> None:
+        reads = list[str]()
+
+        class Reader(Base):
+            @intake
+            async def read(self) -> None:
+                reads.append(self.version)
+                await asyncio.Event().wait()
+
+        async with running({"m": Reader}) as app:
+            await until(lambda: reads)
+            swap(app, Reader, "2.0.0")
+            await until(lambda: len(reads) == 2)
+            app.modules["m"].start()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert reads == ["1.0.0", "2.0.0"]
+            assert app.modules["m"].intakes.failures == 0
+
+    asyncio.run(story())
+
+
 def test_an_intake_that_raises_is_started_again_after_a_pause_that_doubles() -> None:
     async def story() -> None:
         clock, calls = FakeClock(), list[float]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
@@ -53,6 +54,7 @@ def run(deployment: Deployment) -> int:
     """
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _allow_many_files()
     try:
         if arm(deployment.path, os.environ):
             logger.warning(_ARMED)
@@ -65,6 +67,13 @@ def run(deployment: Deployment) -> int:
         logger.info("starting again")
         os.execv(sys.executable, [sys.executable, "-m", "livetag", *sys.argv[1:]])  # noqa: S606
     return code
+
+
+def _allow_many_files() -> None:
+    """Take as many descriptors as the machine gives: a gateway holds thousands, and shells start us with 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Host:

@@ -36,7 +36,9 @@ class Intakes:
             reader = self._readers.get(name)
             if reader is None or reader.task.done():
                 self._readers[name] = Reader(name, self._proxy, self._failed)
-            else:
+            elif (
+                reader.behind
+            ):  # after a switch this is called twice; the new version's read must not be interrupted
                 reader.move()
         if self._proxy.resting is not None:
             self.sources.pause()

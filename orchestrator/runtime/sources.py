@@ -37,7 +37,7 @@ class Sources:
         self._moving: Iterator[SourceReader] | None = None  # a pass over all, after a switch
         self._found = self._passes = 0
         self._settled: asyncio.Future[None] | None = None
-        self._searched: object = None  # the version whose first source was searched for code of its own
+        self._searched = False  # the first source of the version in service, for code of its own
         self._stopped = False
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -94,8 +94,8 @@ class Sources:
         """The source is there. The first of each version is searched for code that would outlive it."""
         self._objects.setdefault(reader.name, {})[reader.id] = reader.source
         implementation = self.proxy.implementation
-        if implementation is not None and implementation.blueprint is not self._searched:
-            self._searched = implementation.blueprint
+        if implementation is not None and not self._searched:
+            self._searched = True
             own = own_code_in(reader.source, implementation)
             if own is not None:
                 logger.bind(module=self.proxy.name).warning(
@@ -117,6 +117,7 @@ class Sources:
 
     def go_on(self) -> None:
         """Read all in the code of the version in service; takes no time now, it is done in the turns that follow."""
+        self._searched = False
         if self._readers:
             self._moving, self._passes = None, 0
             if self._settled is None:  # else it is under way, and begins anew
