@@ -27,6 +27,7 @@ from orchestrator.runtime.errors import (
     UnknownMessage,
     UnknownName,
 )
+from orchestrator.runtime.waits import waits_of
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, implement, running, state_of, until, wire
 
@@ -880,7 +881,7 @@ def test_everything_can_be_let_out_over_the_limits_when_the_host_stops() -> None
                 proxy.outbox.hand_in()
             waiting = [m.body for m in app.modules["gate"].mailbox.drain()]
             assert [*door.log, *waiting] == [("begins", 0), *({"item": item} for item in range(1, 5))]
-            assert not app.modules["teller"].waiting_for()
+            assert not waits_of(app.modules["teller"])
             door.event.set()
 
     asyncio.run(story())

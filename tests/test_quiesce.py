@@ -12,6 +12,7 @@ from livetag import handles
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.runtime.waits import waits_of
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, running, state_of, until
 
@@ -109,7 +110,8 @@ def test_a_unit_that_does_not_end_is_named_with_whom_it_waits_for_and_all_go_on(
             await clock.advance(2, lambda: asyncio.sleep(0))
             with pytest.raises(
                 QuiesceTimeout,
-                match=r"no boundary between two units in 2 s: a in 'relay' waits for stuck in 'wait'\. Shorten that unit",
+                match=r"no boundary between two units in 2 s: a in 'relay' asks stuck 'relay' → "
+                r"stuck in 'wait' is at test_quiesce.py line \d+ in wait\. Shorten that unit",
             ):
                 await attempt
             assert nobody_is_held(app)
@@ -276,7 +278,7 @@ def test_a_unit_outside_the_switch_may_send_to_a_full_module_that_is_held() -> N
             await until(lambda: app.modules["a"].held)
             await app.ask("teller", "tell")
             assert len(app.modules["a"].mailbox.queue) == 5
-            assert not app.modules["teller"].waiting_for()
+            assert not waits_of(app.modules["teller"])
             door.set()
             await task
             await idle(app)

@@ -7,7 +7,6 @@ replaced. Its units run in the pump, speak by the voice, and what they give out 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.runtime.errors import (
@@ -29,7 +28,7 @@ from orchestrator.runtime.table_sweep import Sweep
 from orchestrator.runtime.tables import ModuleTables, first_tables
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.voice import Voice
-from orchestrator.runtime.waits import leads_to
+from orchestrator.runtime.waits import Wait, leads_to
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Application
@@ -59,7 +58,7 @@ class ModuleProxy:
         self.admit = 0  # while held: messages at the head that must still run
         self.tasks: UnitTasks | None = None  # that the unit started, if any
         self.thread: ThreadCall | None = None  # that the unit runs in, if in any
-        self.waits_on: list[ModuleProxy] = []  # whom the unit asks
+        self.waits_on: list[Wait] = []  # whom the unit asks
         self.handled = 0
         self.dead = 0
         self.ticks: set[str] = set()  # timers whose tick waits in the mailbox
@@ -269,8 +268,3 @@ class ModuleProxy:
                     "handled. Ask with a longer timeout, or look at `livetag status`."
                 )
             )
-
-    def waiting_for(self) -> Sequence[ModuleProxy]:
-        """Whom this module waits for now: those its unit asks, and the one whose mailbox has no room for its output."""
-        room_at = self.outbox.room_at
-        return self.waits_on if room_at is None else [*self.waits_on, room_at]

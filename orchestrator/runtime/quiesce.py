@@ -16,7 +16,7 @@ import msgspec
 from orchestrator.runtime.clock import look_away
 from orchestrator.runtime.errors import QuiesceTimeout
 from orchestrator.runtime.message import waiting_for
-from orchestrator.runtime.waits import describe_waits
+from orchestrator.runtime.waits import describe_waits, waited_for_by
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Application
@@ -159,14 +159,7 @@ class Quiesce(Generic[T]):
 
     def _waited_for(self) -> dict[str, ModuleProxy]:
         """The participants in a unit and all whom these wait for, over any number of others, outside the switch too."""
-        found: dict[str, ModuleProxy] = {}
-        ahead = [proxy for proxy in self._proxies if proxy.unit is not None]
-        while ahead:
-            proxy = ahead.pop()
-            if proxy.name not in found:
-                found[proxy.name] = proxy
-                ahead.extend(proxy.waiting_for())
-        return found
+        return waited_for_by(proxy for proxy in self._proxies if proxy.unit is not None)
 
     def _time_out(self) -> None:
         if self._result.done():

@@ -35,6 +35,11 @@ class UnitTasks:
     def __iter__(self) -> Iterator[asyncio.Future[Any]]:
         return iter(list(self.open))
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether the unit has ended but for them."""
+        return self._ended is not None
+
     def add(self, task: asyncio.Future[Any]) -> None:
         self.open.add(task)
         task.add_done_callback(self._done)

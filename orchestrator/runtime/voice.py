@@ -18,7 +18,7 @@ from orchestrator.runtime.guard import Guarded, Unit
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.outbox import Output
 from orchestrator.runtime.tasks import start_for
-from orchestrator.runtime.waits import chain_to
+from orchestrator.runtime.waits import ASKS, Wait, circle_of_asks
 from orchestrator.runtime.whose import unit_on_stack
 
 if TYPE_CHECKING:
@@ -60,17 +60,23 @@ class Voice:
             timeout_s = await self._flush_for_ask(name, type_, timeout_s)
         if app.names.find(name) is not target:
             target = app.names.resolve(name)
-        if target.waiting_for():
-            self._refuse_circle(target)
+        if (target.waits_on or target.outbox.room_at is not None) and (
+            circle := circle_of_asks(proxy, target)
+        ):
+            raise AskCycle(
+                f"ask would wait in a circle: {' → '.join(p.name for p in circle)}. "
+                "Nothing was asked. Send instead of ask on one of these edges."
+            )
         message = app.message(type_, body, proxy.name)
         message.path = path
-        proxy.waits_on.append(target)
+        wait = Wait(ASKS, target, type_)
+        proxy.waits_on.append(wait)
         if app.quiesce is not None:
             app.quiesce.look_again(proxy)
         try:
             reply = await target.ask(message, timeout_s, proxy)
         finally:
-            proxy.waits_on.remove(target)
+            proxy.waits_on.remove(wait)
         return reply if returns is None else _typed(reply, returns, target, type_)
 
     async def _flush_for_ask(self, name: str, type_: str, timeout_s: float) -> float:
@@ -86,21 +92,6 @@ class Voice:
                 f"none in {timeout_s:g} s."
             ) from None
         return deadline - clock.now()
-
-    def _refuse_circle(self, target: ModuleProxy) -> None:
-        """Would `target`, directly or not, wait for this unit to end? Raises AskCycle.
-
-        Where somebody in the circle only waits for room, room is made instead (DESIGN §7.4).
-        """
-        chain = chain_to(target, self.proxy)
-        full = [proxy for proxy in chain if proxy.mailbox.late]
-        for proxy in full:
-            proxy.mailbox.admit_all()
-        if chain and not full:
-            raise AskCycle(
-                f"ask would wait in a circle: {' → '.join(p.name for p in (self.proxy, *chain))}. "
-                "Nothing was asked. Send instead of ask on one of these edges."
-            )
 
     def _unit(self, what: str) -> Message:
         """The unit whose code calls. Raises NotInService if there is none, or if it is not its code."""

@@ -1,12 +1,50 @@
-"""Who waits for whom: asks under way and sends that wait for room, as one graph (DESIGN §7.4)."""
+"""Who waits for whom: asks under way and outputs that wait for room, as one graph of modules (DESIGN §7.4).
+
+An edge is only ever added where it closes no circle: an ask that would is refused, an output that would is taken over the
+limit of the mailbox. So there is always a module that can go on, and nobody waits for ever by the graph's doing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.runtime.places import place_of_coroutine, place_of_task, place_of_thread
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
+
+ASKS = "asks"
+ROOM = "waits for room at"
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """One reason why a module does not go on: it waits for `whom`. `type` is of the message that it asks."""
+
+    why: str
+    whom: ModuleProxy
+    type: str = ""
+
+
+def waits_of(proxy: ModuleProxy) -> list[Wait]:
+    """All that a module waits for now: whom its unit asks, and who has no room for what its units gave out."""
+    room_at = proxy.outbox.room_at
+    return proxy.waits_on if room_at is None else [*proxy.waits_on, Wait(ROOM, room_at)]
+
+
+def waited_for_by(proxies: Iterable[ModuleProxy]) -> dict[str, ModuleProxy]:
+    """These modules, and all whom they wait for, over any number of others."""
+    found: dict[str, ModuleProxy] = {}
+    ahead = list(proxies)
+    while ahead:
+        proxy = ahead.pop()
+        if proxy.name not in found:
+            found[proxy.name] = proxy
+            ahead.extend(wait.whom for wait in waits_of(proxy))
+    return found
 
 
 def leads_to(start: ModuleProxy, goal: ModuleProxy) -> bool:
@@ -14,8 +52,13 @@ def leads_to(start: ModuleProxy, goal: ModuleProxy) -> bool:
     return bool(chain_to(start, goal))
 
 
-def chain_to(start: ModuleProxy, goal: ModuleProxy) -> list[ModuleProxy]:
-    """The modules from `start` to `goal`, each waiting for the next; none if `start` does not wait for `goal`."""
+def chain_to(
+    start: ModuleProxy, goal: ModuleProxy, of: Callable[[Wait], bool] = lambda _wait: True
+) -> list[ModuleProxy]:
+    """The modules from `start` to `goal`, each waiting for the next; none if `start` does not wait for `goal`.
+
+    `of` chooses which waits count.
+    """
     chains = [[start]]
     seen: set[int] = set()
     while chains:
@@ -24,20 +67,63 @@ def chain_to(start: ModuleProxy, goal: ModuleProxy) -> list[ModuleProxy]:
             return chain
         if id(chain[-1]) not in seen:
             seen.add(id(chain[-1]))
-            chains.extend([*chain, proxy] for proxy in chain[-1].waiting_for())
+            chains.extend([*chain, wait.whom] for wait in waits_of(chain[-1]) if of(wait))
     return []
 
 
+def circle_of_asks(asker: ModuleProxy, target: ModuleProxy) -> list[ModuleProxy]:
+    """The modules of the circle that an ask of `target` by `asker` would close; none: it may ask.
+
+    Where somebody in a circle only waits for room, room is made instead.
+    """
+    asks = chain_to(target, asker, lambda wait: wait.why == ASKS)
+    if asks:
+        return [asker, *asks]
+    while chain := chain_to(target, asker):  # at least one wait for room is in it, and that ends here
+        for waiter, whom in itertools.pairwise(chain):
+            if waiter.outbox.room_at is whom:
+                whom.mailbox.admit_all()
+    return []
+
+
+# -- as a sentence ----------------------------------------------------------------------------------------------
+
+
 def describe_waits(proxies: Iterable[ModuleProxy]) -> str:
-    """The units under way and the chain of whom each waits for, as one line a person can act on."""
-    chains = []
-    for proxy in proxies:
-        if proxy.unit is None:
-            continue
-        chain, seen = [f"{proxy.name} in {proxy.unit.type!r}"], {id(proxy)}
-        while (waits := proxy.waiting_for()) and id(waits[-1]) not in seen:
-            proxy = waits[-1]  # noqa: PLW2901  # walking the chain
-            seen.add(id(proxy))
-            chain.append(f"{proxy.name} in {proxy.unit.type!r}" if proxy.unit is not None else proxy.name)
-        chains.append(" waits for ".join(chain))
-    return "; ".join(chains) or "no unit under way"
+    """The units under way and the chain of whom each waits for and why, as one line that a person can act on."""
+    return "; ".join(_chain(proxy) for proxy in proxies if proxy.unit is not None) or "no unit under way"
+
+
+def _chain(proxy: ModuleProxy) -> str:
+    parts, seen = list[str](), set[int]()
+    while id(proxy) not in seen:
+        seen.add(id(proxy))
+        waits = waits_of(proxy)
+        if not waits:
+            return " → ".join([*parts, f"{_node(proxy)}{stand(proxy)}"])
+        wait = waits[-1]
+        what = f" {wait.type!r}" if wait.type else ""
+        parts.append(f"{_node(proxy)} {wait.why} {wait.whom.name}{what}")
+        proxy = wait.whom
+    return " → ".join([*parts, proxy.name])
+
+
+def _node(proxy: ModuleProxy) -> str:
+    return f"{proxy.name} in {proxy.unit.type!r}" if proxy.unit is not None else proxy.name
+
+
+def stand(proxy: ModuleProxy) -> str:
+    """Where a module that waits for no other stands: the line of its function, thread or task; or what holds it."""
+    if proxy.unit is None:
+        return " is held for the switch" if proxy.held is not None else ""
+    loaded = proxy.implementation.loaded if proxy.implementation is not None else None
+    if proxy.thread is not None:
+        return f" runs in a thread at {place_of_thread(proxy.thread.ident, loaded)}"
+    if proxy.tasks is not None and proxy.tasks.waited_for:
+        places = sorted({place_of_task(task, loaded) for task in proxy.tasks})
+        return (
+            f" has ended but for its task at {', '.join(places)} (a task keeps its unit open: `attach` what it serves, or "
+            "let an @intake read it)"
+        )
+    place = place_of_coroutine(proxy.pump.body, loaded)
+    return f" is at {place}"
