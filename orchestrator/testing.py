@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from orchestrator.runtime.module import Module
 from orchestrator.runtime.names import NameService
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.state import PLAIN_STATE, find_chain
-from orchestrator.runtime.table_image import image_of
+from orchestrator.runtime.table_image import TableImage, image_of
 from orchestrator.runtime.table_wayback import lost_in_table
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.errors import UpgradeError
@@ -348,7 +348,12 @@ class _ClassSource:
     def __init__(self, cls: type[Module[Any]]) -> None:
         self._cls = cls
 
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> None:
         """Nothing to try out: the test is the trial."""
 
     async def load(self) -> Code:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.retirement import Remains
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.participant import Incoming, Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
@@ -24,7 +25,12 @@ Files = Mapping[str, str]
 class FolderSource(StagedSource):
     """A version in a folder, whose trial is the test."""
 
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> TrialReport:
         """Nothing: the test is the trial."""
         del state, open_keys
         return TrialReport(b"", {})

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ import livetag
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.state import PLAIN_STATE
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
@@ -72,7 +73,12 @@ class Written:
 class Untried(StagedSource):
     """A release that comes into service without its trial in a child process."""
 
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> TrialReport:
         del state
         return TrialReport(b"", {})
 

@@ -18,6 +18,7 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.state import PLAIN_STATE
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal
@@ -165,7 +166,12 @@ class Source:
         self._cls = cls
         self._error = try_out
 
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> None:
         if self._error is not None:
             raise self._error
 

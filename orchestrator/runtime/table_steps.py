@@ -39,10 +39,13 @@ def known_of(steps: Steps, origin: Loaded | None) -> dict[tuple[int, int], Known
 class Conversion:
     """Takes records of one version of a table to another: a chain of steps, and a check of what comes out."""
 
-    __slots__ = ("_type", "_version", "chain")
+    __slots__ = ("_of_a_copy", "_type", "_version", "chain")
 
-    def __init__(self, version: int, type_: TableType, chain: Sequence[KnownStep]) -> None:
+    def __init__(
+        self, version: int, type_: TableType, chain: Sequence[KnownStep], *, of_a_copy: bool = False
+    ) -> None:
         self._version = version
+        self._of_a_copy = of_a_copy  # then nothing has happened to the record
         self._type = type_
         self.chain = tuple(chain)
 
@@ -59,7 +62,7 @@ class Conversion:
             except BaseException as error:  # noqa: BLE001  # sys.exit() in a step is its failure, not the host's end
                 where = author_line(error, known.origin)
                 raise StateInvalid(
-                    f"{self._said(key)} the step {known.before}→{known.after} raised {error_text(error)} ({where}). "
+                    f"{self._said(key)} the step {known.before}→{known.after} raised {error_text(error)} ({where})."
                     f"{self._left()}"
                 ) from None
         try:
@@ -70,7 +73,7 @@ class Conversion:
             last = self.chain[-1]
             raise StateInvalid(
                 f"{self._said(key)} what the step {last.before}→{last.after} returned does not fit version "
-                f"{self._type.version}: {said}. {self._left()}"
+                f"{self._type.version}: {said}.{self._left()}"
             ) from None
         return new
 
@@ -78,8 +81,10 @@ class Conversion:
         return f"Table {self._type.name}, key {shown(key)}:"
 
     def _left(self) -> str:
+        if self._of_a_copy:
+            return ""
         return (
-            f"The record is as it was, in version {self._version}. Release a version with a step that takes it, "
+            f" The record is as it was, in version {self._version}. Release a version with a step that takes it, "
             "or write or delete this key."
         )
 

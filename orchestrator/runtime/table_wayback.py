@@ -35,7 +35,7 @@ def lost_in_table(
         up = find_table_chain(type_.name, known, older, type_.version)
     except MigrationMissing:
         return None
-    there_and_back = Conversion(type_.version, type_, [*down, *up])
+    there_and_back = Conversion(type_.version, type_, [*down, *up], of_a_copy=True)
     codec = StateCodec(type_.record)
     lost: set[str] = set()
     for key, data in islice(records, RECORDS_MAX):

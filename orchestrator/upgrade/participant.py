@@ -6,7 +6,7 @@ Everything that can fail comes before `attach` (DESIGN §7.5): after it nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
-from orchestrator.runtime.errors import ModuleError, Overrun, StateInvalid
+from orchestrator.runtime.errors import ModuleError, Overrun
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
@@ -30,6 +30,7 @@ from orchestrator.runtime.table_image import TableImage, restoring
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
+from orchestrator.upgrade.copies import state_copy, table_sample
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.trial import TrialReport
@@ -51,11 +52,15 @@ class Source(Protocol):
     """Where a version's code comes from: a staged release, or a class in a test."""
 
     async def try_out(
-        self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
     ) -> TrialReport | None:
         """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed.
 
-        `open_keys`: the resources that the version in service has open, by name; the child opens only others.
+        `open_keys`: the resources that the version in service has open, by name; the child opens only others. `tables`:
+        a sample of the records.
         """
 
     async def load(self) -> Code:
@@ -148,22 +153,9 @@ class Participant:
         """
         if self.incoming is None:
             return None
-        return await self.incoming.source.try_out(self._state_copy(), self.proxy.resources.keys())
-
-    def _state_copy(self) -> tuple[int, bytes] | None:
-        if self.old is not None:
-            after, live = self.change.after, self.old.blueprint.state_version
-            if after is not None and live > after.state_version:
-                return None  # the steps down are in the version that leaves; the trial has only the one that comes
-            try:
-                return live, PLAIN_STATE.encode(self.old.state)
-            except StateInvalid as error:
-                before = self.change.before
-                raise StateInvalid(
-                    f"the state of {self.name} {before.version if before is not None else ''} in service cannot be copied "
-                    f"for the trial, which is not the new version's fault. {error}"
-                ) from error
-        return None if self._kept is None else (self._kept.state_version, self._kept.state)
+        state = state_copy(self.change, self.old, self._kept)
+        tables = table_sample(self.proxy.tables, self._kept)
+        return await self.incoming.source.try_out(state, self.proxy.resources.keys(), tables)
 
     async def prepare(self) -> None:
         """Load the new version beside the old one, construct it, find its migrations, open its resources, let it prepare.

@@ -6,12 +6,13 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.loader import Loaded, load_blueprint
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.participant import Code, Incoming
 from orchestrator.upgrade.records import Entry
@@ -39,16 +40,26 @@ class StagedSource:
         self._config = config
         self._limits = limits
 
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> TrialReport:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> TrialReport:
         """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
-        return await self._try(state, open_keys)
+        return await self._try(state, open_keys, tables)
 
     async def go_back(self, state: tuple[int, bytes], version: int) -> TrialReport:
         """Run this release's steps down to a state version in a child, and nothing else. Raises TrialFailed."""
         return await self._try(state, {}, back_to=version)
 
     async def _try(
-        self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes], *, back_to: int | None = None
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+        *,
+        back_to: int | None = None,
     ) -> TrialReport:
         version, data = state if state is not None else (1, None)
         rehearsal = Rehearsal(
@@ -60,6 +71,7 @@ class StagedSource:
             open_keys=dict(open_keys),
             way_back=not self._manifest.one_way,
             back_to=back_to,
+            tables=tuple(tables),
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 

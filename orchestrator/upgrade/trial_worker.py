@@ -28,10 +28,15 @@ from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
+from orchestrator.runtime.table_image import TableImage
+from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.emits import scan_folder
+from orchestrator.upgrade.trial_tables import lost_in_tables, rehearse_tables
 
-LOADING = frozenset({"start", "import", "construct", "initial_state", "migrate", "resources", "prepare"})
+LOADING = frozenset(
+    {"start", "import", "construct", "initial_state", "migrate", "tables", "resources", "prepare"}
+)
 """The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
 
 EXIT_SPEECHLESS = 71
@@ -54,7 +59,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
     `state` is msgpack of a state of `state_version`; None is a first start. `way_back`: a state that is migrated up
     is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
     version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
-    to that state version is run, as if an older release took this one's place.
+    to that state version is run, as if an older release took this one's place. `tables`: a sample
+    of its records.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     way_back: bool = True
     open_keys: dict[str, bytes] = {}
     back_to: int | None = None
+    tables: tuple[TableImage, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -221,6 +228,7 @@ class _Worker:
         if rehearsal.back_to is not None:
             self._go_back(implementation, rehearsal, state, rehearsal.back_to)
             return
+        tables = self._records(implementation, rehearsal)
         opening = Opening(implementation, {}, left_out=rehearsal.open_keys)
         await self._hook("resources", opening.run)
         whole = await self._hook("prepare", instance.prepare)
@@ -231,6 +239,7 @@ class _Worker:
         # One that takes resources over lives on what only the version in service can give: no test of it here.
         if whole and (first or type(instance).take_over is Module.take_over):
             instance.state = state
+            vars(instance).update(tables.live)  # to be read; a test writes nothing
             await self._hook("self_test", instance.self_test)
         await self._hook("stop", instance.stop)
         await self._hook("resources", opening.undo)
@@ -265,6 +274,17 @@ class _Worker:
         migrate(state, down, PLAIN_STATE)
         self._migration_s = time.perf_counter() - began
         self._lost = self._lost_going_back(implementation, rehearsal, state, target)
+
+    def _records(self, implementation: Implementation, rehearsal: Rehearsal) -> ModuleTables:
+        """A sample of its tables' records, in its own shape."""
+        self.step("tables")
+        tables = rehearse_tables(implementation, rehearsal.tables)
+        if rehearsal.way_back:
+            self.step("tables_back")
+            lost = lost_in_tables(implementation, tables, rehearsal.tables)
+            if lost is not None:
+                self._lost = (*(self._lost or ()), *lost)
+        return tables
 
     def _lost_going_back(
         self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int
@@ -329,7 +349,12 @@ class _Worker:
     def failure(self, error: BaseException) -> Report:
         """Say what went wrong as a sentence, without holding on to what filled the memory."""
         place = author_line(error, self._loaded)
-        said_by_us = {"migrate": StateInvalid, "resources": ModuleError}.get(self._step)
+        said_by_us = {
+            "migrate": StateInvalid,
+            "tables": StateInvalid,
+            "tables_back": StateInvalid,
+            "resources": ModuleError,
+        }.get(self._step)
         if said_by_us is not None and isinstance(error, said_by_us):
             text = f"{CALLS[self._step]}: {error}"
         elif isinstance(error, (Unfit, ModuleError)):
@@ -354,6 +379,8 @@ CALLS = {
     "construct": "its construction",
     "initial_state": "initial_state()",
     "migrate": "the migration of a copy of the state",
+    "tables": "the migration of a sample of its records",
+    "tables_back": "the way back, tried on a sample of its records,",
     "way_back": "the way back, tried on a copy of the state,",
     "resources": "@resource",
     "prepare": "prepare()",

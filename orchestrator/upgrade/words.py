@@ -67,7 +67,8 @@ def way_back(change: Change, lost: Sequence[str]) -> str:
     start = change.after.state_version if change.after is not None else 1
     end = change.before.state_version if change.before is not None else 1
     losing = f"loses {', '.join(lost)}" if lost else "loses nothing"
-    return f"{change.name}: way back {start}→{end}: yes, {losing}"
+    between = f" {start}→{end}" if start != end else ""  # else it is that of a Table's records
+    return f"{change.name}: way back{between}: yes, {losing}"
 
 
 def serving_now(changes: Iterable[Change]) -> str:

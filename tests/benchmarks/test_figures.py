@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import statistics
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from livetag import Module, handles
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.participant import Code, Incoming, Participant
@@ -39,7 +40,12 @@ class Counter(Module[dict[str, Any]]):
 
 
 class Source:
-    async def try_out(self, state: tuple[int, bytes] | None, open_keys: Mapping[str, bytes]) -> None:
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> None:
         """A switch is what is measured."""
 
     async def load(self) -> Code:

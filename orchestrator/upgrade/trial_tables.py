@@ -1,0 +1,55 @@
+"""The Tables' part of a trial: the release's steps, run on a sample of the live records, up and down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.runtime.errors import MigrationMissing
+from orchestrator.runtime.implementation import Implementation
+from orchestrator.runtime.table_image import TableImage, sampled
+from orchestrator.runtime.table_steps import Conversion, find_table_chain, known_of
+from orchestrator.runtime.table_store import SHARDS
+from orchestrator.runtime.table_types import TableType
+from orchestrator.runtime.table_wayback import lost_in_table
+from orchestrator.runtime.tables import ModuleTables, first_tables
+
+
+def rehearse_tables(implementation: Implementation, images: Sequence[TableImage]) -> ModuleTables:
+    """The release's tables, with the sample in them as it would migrate it.
+
+    Raises StateInvalid, which names table, key and step. Records whose steps are in the version that leaves are left out.
+    """
+    tables = first_tables(implementation)
+    for image in images:
+        live = tables.live.get(image.name)
+        if live is None:
+            continue
+        known = known_of(live.type.steps, implementation.loaded)
+        try:
+            chain = find_table_chain(image.name, known, image.version, live.version)
+        except MigrationMissing:
+            continue  # the plan knows the steps of both versions, and has judged
+        convert = Conversion(image.version, live.type, chain, of_a_copy=True)
+        for key, data in sampled(image):
+            live.store.shards[hash(key) % SHARDS][key] = convert(key, data)
+    return tables
+
+
+def lost_in_tables(
+    implementation: Implementation, tables: ModuleTables, images: Sequence[TableImage]
+) -> list[str] | None:
+    """What the way back loses of the records of the sample; None if no table goes up, or none has a way back.
+
+    Raises StateInvalid if a step down raises.
+    """
+    lost: list[str] | None = None
+    for name, live in tables.live.items():
+        older = [image.version for image in images if image.name == name and image.version < live.version]
+        if older:
+            found = lost_in_table(live.type, max(older), _records(tables, live.type), implementation.loaded)
+            lost = lost if found is None else [*(lost or ()), *found]
+    return lost
+
+
+def _records(tables: ModuleTables, type_: TableType) -> list[tuple[object, bytes]]:
+    return [pair for shard in tables.live[type_.name].store.shards for pair in shard.items()]

@@ -1,0 +1,90 @@
+"""The trial runs a release's steps on a sample of the live records, and names the key and the step that raise."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import livetag
+from orchestrator.runtime.table_image import TableImage, sample, sampled
+from orchestrator.upgrade.copies import SAMPLE_MAX
+from orchestrator.upgrade.errors import TrialFailed
+from orchestrator.upgrade.trial import TrialReport, trial
+from orchestrator.upgrade.trial_worker import Rehearsal
+from repo_store.manifest import ModuleManifest
+from tests.table_kit import One, Two, records
+from tests.test_trial import SMALL, staged
+
+SOURCE = """
+from typing import TypedDict
+from livetag import Module, Table, handles
+
+class Route(TypedDict):
+    path: str
+    weight: float
+
+class Counter(Module[dict]):
+    routes: Table[tuple[str, int], Route] = Table(version=2)
+
+    async def self_test(self) -> None:
+        assert len(self.routes) == 3, len(self.routes)
+        assert self.routes["a", 1] == {"path": "1", "weight": 1.0}
+
+@Counter.migrates("routes", 1, 2)
+def up(key, old):
+    if key[1] == 13: raise ValueError(f"no weight for {old}")
+    return {"path": old["path"], "weight": 1.0}
+
+@Counter.migrates("routes", 2, 1)
+def down(key, new):
+    return {"path": new["path"]} if key[1] != 14 else {"path": new["pfad"]}
+"""
+
+
+def tried(folder: Path, keys: list[int], source: str = SOURCE, version: int = 1) -> TrialReport:
+    pairs = [(("a", key), {"path": str(key)}) for key in keys]
+    image = TableImage("routes", version, (msgspec.msgpack.encode(pairs),))
+    what = Rehearsal("counter", "2.0.0", {}, msgspec.msgpack.encode({}), 1, tables=(image,))
+    path = staged(folder / "stage", source)
+    return asyncio.run(trial(path, "counter", ModuleManifest(), what, SMALL))
+
+
+def test_the_steps_are_run_up_and_down_and_the_self_test_sees_the_records(tmp_path: Path) -> None:
+    assert tried(tmp_path, [1, 2, 3]).lost == ("routes.weight",)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (13, r"sample of its records: Table routes, key \('a', 13\): the step 1→2 raised ValueError: no weight .* line 18\)\.$"),
+        (14, r"tried on a sample of its records,: Table routes, key \('a', 14\): the step 2→1 raised KeyError: 'pfad'"),
+    ],
+)  # fmt: skip
+def test_a_step_that_raises_is_named_with_its_key_and_its_line(tmp_path: Path, key: int, said: str) -> None:
+    with pytest.raises(TrialFailed, match=said):
+        tried(tmp_path, [1, 2, key])
+
+
+def test_records_whose_steps_are_in_the_version_that_leaves_are_left_to_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(TrialFailed, match="AssertionError: 0"):  # none of them came in
+        tried(tmp_path, [1, 2, 3], version=7)
+
+
+def test_a_sample_is_bounded_and_changes_nothing() -> None:
+    async def story() -> None:
+        async with livetag.testing.run(One, tables=records(3000)) as module:
+            await module._swap(One, Two, module._limits)
+            await module.ask("put", {"key": 1, "n": 1})
+            before = module.proxy.tables.stores["things"].stale
+            two, one = sample(module.proxy.tables, SAMPLE_MAX)
+            found: list[Any] = sampled(one)
+            assert (two.version, len(sampled(two)), one.version, len(found)) == (2, 1, 1, SAMPLE_MAX)
+            assert len({key for key, _ in found}) == SAMPLE_MAX
+            assert module.proxy.tables.stores["things"].stale == before
+            assert len(sampled(sample(module.proxy.tables, 2000)[1])) == 2000
+
+    asyncio.run(story())
