@@ -290,9 +290,9 @@ def test_sending_what_is_not_plain_data_fails_the_test_that_waits(how: str) -> N
             @handles
             def go(self) -> None:
                 if how == "send":
-                    self.send("other", "x", {"what": object()})
+                    self.send("other", "x", {"what": 2**70})
                 else:
-                    self.publish("topic", object())
+                    self.publish("topic", 2**70)
 
         async with livetag_testing.run(Careless, name="careless") as module:
             with pytest.raises(BodyRefused, match=r"careless sent .* whose body is not plain data"):

@@ -49,6 +49,10 @@ class Misfit(BodyRefused):
     """The same, as the decoder says it: not yet with the names of module and version."""
 
 
+class ReplyRefused(ModuleError):
+    """What the handler returned to one who asks is not plain data."""
+
+
 class MailboxFull(ModuleError):
     """No room became free in the target's mailbox before the deadline."""
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.runtime.errors import BodyRefused, Leaving, Misfit, ModuleError, UnknownMessage
+from orchestrator.runtime.errors import (
+    BodyRefused,
+    HandlerFailed,
+    Leaving,
+    Misfit,
+    ModuleError,
+    ReplyRefused,
+    UnknownMessage,
+)
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 
 if TYPE_CHECKING:
@@ -33,6 +41,8 @@ def failure_of(proxy: ModuleProxy, message: Message, error: BaseException) -> Mo
     """What the author's code raised in a unit, as what an asker gets."""
     if isinstance(error, Misfit):
         return refused(proxy, message, error)
+    if isinstance(error, ReplyRefused):
+        return HandlerFailed(f"{_title(proxy)} failed on {message.type!r}: {error}")
     if proxy.implementation is not None:
         return proxy.implementation.failure(message.type, error)
     return Leaving(f"{proxy.name} has no implementation in service")

@@ -19,6 +19,7 @@ from orchestrator.runtime.errors import Leaving, ModuleError, UnknownMessage, er
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.plain import FLAT, check_reply
 from orchestrator.runtime.table_live import keep_writes, undo_writes
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class Pump:
                 result = await result
                 if proxy.unit is not message:
                     return  # it was cut meanwhile, and is in the dead letters: what it swallowed was its end
+            if result.__class__ not in FLAT and message.reply is not None:
+                check_reply(result)
         except (
             BaseException
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
@@ -190,10 +193,14 @@ class Pump:
         proxy.unit = message
         failure = None
         try:
-            return handler.call(*handler.arguments(message))
+            result = handler.call(*handler.arguments(message))
+            if result.__class__ not in FLAT:
+                check_reply(result)
         except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
             failure = self._failure(message, error, handler)
             raise failure from None
+        else:
+            return result
         finally:
             if proxy.tasks is not None:
                 message.path = ()  # who asked has the reply, and waits no more

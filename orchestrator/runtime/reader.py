@@ -15,6 +15,7 @@ from loguru import logger
 from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.errors import error_text
 from orchestrator.runtime.loader import author_line
+from orchestrator.runtime.plain import check_body
 
 if TYPE_CHECKING:
     from orchestrator.runtime.implementation import Implementation
@@ -113,6 +114,7 @@ class Reader:
                 self._interruptible, self._in = True, implementation
                 item = await self._read(implementation)
                 self._interruptible = False  # no await between the return and here: what was returned is ours
+                check_body(item)  # it may be the next version that gets it
             except asyncio.CancelledError:
                 self._interruptible = False
                 if self.proxy.implementation is implementation and not self._stopping:

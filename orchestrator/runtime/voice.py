@@ -17,6 +17,7 @@ from orchestrator.runtime.errors import AskCycle, AskTimeout, BodyRefused, NotIn
 from orchestrator.runtime.guard import Guarded, Unit
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.outbox import Output
+from orchestrator.runtime.plain import check_body
 from orchestrator.runtime.tasks import start_for
 from orchestrator.runtime.waits import ASKS, Wait, circle_of_asks
 from orchestrator.runtime.whose import unit_on_stack
@@ -37,18 +38,21 @@ class Voice:
         """Called by the author's `send`: checked now, delivered when the unit ends."""
         proxy = self.proxy
         self._unit("send")
+        check_body(body)
         proxy.app.names.resolve(name)
         proxy.outbox.queue.append(Output(name, type_, body))
 
     def publish(self, topic: str, body: object) -> None:
         """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
         self._unit("publish")
+        check_body(body)
         self.proxy.outbox.queue.append(Output(topic, None, body))
 
     async def ask(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
         """Called by the author's `ask`: lets out what the unit sent before, then asks."""
         proxy = self.proxy
         path = (*self._unit("ask").path, proxy.name)
+        check_body(body)
         app = proxy.app
         target = app.names.resolve(name)
         if target.name in path:
