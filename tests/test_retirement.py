@@ -167,7 +167,7 @@ def test_a_version_with_all_that_python_offers_is_gone_after_one_quick_collectio
     tmp_path: Path, frozen: bool
 ) -> None:
     async def story(swapper: Swapper) -> None:
-        retirements = Retirements(swapper.app, (0.0,))
+        retirements = Retirements(swapper.app, (0.0, 0.01))
         await swapper.swap(swapper.write("rich", "1.0.0", FILES))
         for number in range(2, 6):
             await used(swapper)
@@ -177,6 +177,7 @@ def test_a_version_with_all_that_python_offers_is_gone_after_one_quick_collectio
             assert [remains.label for remains in left] == [f"rich {number - 1}.0.0"]
             assert await proven(retirements, left), retirements.leftovers
         assert retirements.proven == 4
+        assert retirements.full_collections == 0
         assert not retirements.leftovers
 
     gc.collect()
@@ -190,7 +191,7 @@ def test_a_version_with_all_that_python_offers_is_gone_after_one_quick_collectio
 
 def test_a_removed_module_and_one_that_was_refused_are_gone_too(tmp_path: Path) -> None:
     async def story(swapper: Swapper) -> None:
-        retirements = Retirements(swapper.app, (0.0,))
+        retirements = Retirements(swapper.app, (0.0, 0.01))
         await swapper.swap(swapper.write("rich", "1.0.0", FILES))
         await used(swapper)
         refuses = RICH.replace("self.cycle = [self]", "raise ValueError('no')")

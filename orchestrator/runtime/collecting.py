@@ -42,7 +42,8 @@ def collect_version(owner: Owner, roots: Sequence[weakref.ref[Any]]) -> bool:
 
     Safe in any thread. Returns False if the version has more than OBJECTS_MAX objects, and nothing was done.
     """
-    members = _members(owner, roots)
+    # No assignment expression here: it would hold the last of them.
+    members = members_of(owner, [thing for thing in [ref() for ref in roots] if thing is not None])
     if members is None:
         return False
     with _ONE_AT_A_TIME:
@@ -52,14 +53,16 @@ def collect_version(owner: Owner, roots: Sequence[weakref.ref[Any]]) -> bool:
     return True
 
 
-def _members(owner: Owner, roots: Sequence[weakref.ref[Any]]) -> list[object] | None:
-    """The containers that may be part of the version's cycles. More than are is harmless: they only cost their visit."""
+def members_of(owner: Owner, roots: list[object]) -> list[object] | None:
+    """The containers that may be part of the version's cycles; None: more than OBJECTS_MAX. Empties `roots`.
+
+    More than are is harmless: they only cost their visit.
+    """
     namespaces = {id(namespace) for _, namespace in namespaces_of_modules()}
     seen: set[int] = set()
     found: list[object] = []
-    ahead = [thing for ref in roots if (thing := ref()) is not None]
-    while ahead:
-        thing = ahead.pop()
+    while roots:
+        thing = roots.pop()
         if id(thing) in seen or not gc.is_tracked(thing):
             continue
         seen.add(id(thing))
@@ -68,7 +71,7 @@ def _members(owner: Owner, roots: Sequence[weakref.ref[Any]]) -> list[object] | 
         found.append(thing)
         if len(found) > OBJECTS_MAX:
             return None
-        ahead.extend(gc.get_referents(thing))
+        roots.extend(gc.get_referents(thing))
     return found
 
 

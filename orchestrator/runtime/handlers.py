@@ -65,6 +65,7 @@ def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
             f"{function.__name__}_body",
             [(n, h) if d is inspect.Parameter.empty else (n, h, d) for n, h, d in _required_first(fields)],
             forbid_unknown_fields=True,
+            module=function.__module__,  # of the version, so that it is freed with it
         )
         return {**schema_of(body_type), NONE_IS_EMPTY: True}, _fields(body_type, body_names, names)
     except (TypeError, ValueError) as error:

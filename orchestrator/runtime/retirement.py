@@ -10,27 +10,24 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.runtime.collecting import collect_version
+from orchestrator.runtime.collecting import collect_version, members_of
 from orchestrator.runtime.ownership import Owner, namespaces_of_modules
 
 if TYPE_CHECKING:
     from orchestrator.runtime.implementation import Implementation
     from orchestrator.runtime.loader import Loaded
 
-CLASSES_MAX = 1_000  # of one module: more are made by code, and one of them stands for all
 
+def traces_of(loaded: Loaded, *holders: object) -> list[weakref.ref[Any]]:
+    """Weak references to all by which a load can be held: its modules, and its classes wherever they are. Before `unload()`.
 
-def traces_of(loaded: Loaded) -> list[weakref.ref[Any]]:
-    """Weak references to all by which a load can be held. Before `unload()`."""
+    `holders` are what else leads to code of it. Walks the whole version: some milliseconds.
+    """
     owner = Owner(loaded.aliases.values())
-    traces: list[weakref.ref[Any]] = [weakref.ref(loaded.own_import)]
-    for name, names in namespaces_of_modules():
-        if owner.owns(names):
-            classes = [
-                each for each in list(names.values()) if isinstance(each, type) and owner.owns_class(each)
-            ]
-            traces += [weakref.ref(sys.modules[name]), *map(weakref.ref, classes[:CLASSES_MAX])]
-    return traces
+    modules = [sys.modules[name] for name, names in namespaces_of_modules() if owner.owns(names)]
+    members = members_of(owner, [*modules, *holders]) or []  # of a giant: its modules, and its own import
+    classes = [each for each in members if isinstance(each, type)]
+    return [weakref.ref(each) for each in (loaded.own_import, *modules, *classes)]
 
 
 def unload_and_free(loaded: Loaded) -> None:
@@ -46,7 +43,7 @@ class Remains:
     __slots__ = ("kept_as", "name", "owner", "traces", "version")
 
     def __init__(self, implementation: Implementation) -> None:
-        """Take the references. Before `stop()` and `unload()`."""
+        """Take the references. After `forget_state()`, before `unload()`; not on the event loop."""
         loaded = implementation.loaded
         self.name = implementation.name
         self.version = implementation.version
@@ -57,7 +54,7 @@ class Remains:
             weakref.ref(implementation.instance),
         ]
         if loaded is not None:  # else it is a class of a test, which stays
-            self.traces += [weakref.ref(implementation.blueprint.cls), *traces_of(loaded)]
+            self.traces += traces_of(loaded, implementation)
 
     @property
     def label(self) -> str:

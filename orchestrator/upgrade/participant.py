@@ -297,10 +297,10 @@ class Participant:
     # -- after the decision -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Let a new module work; end one that was removed."""
-        if self.new is not None:
+        """Let a new module work (one that was there has gone on since `attach`); end one that was removed."""
+        if self.new is not None and self.old is None:
             self.proxy.start()
-        else:
+        elif self.new is None:
             await self.proxy.close(self.reason or "it was removed")
 
     async def retire(self, *, committed: bool) -> Remains | None:
@@ -316,7 +316,6 @@ class Participant:
         self._tables, self._tables_before, self._shards = None, ModuleTables(), {}
         if leaving is None:
             return None
-        remains = Remains(leaving)
         if committed:
             await self.proxy.intakes.sources.settled()
         await self._end("stop()", leaving.stop(), leaving.version)
@@ -334,6 +333,7 @@ class Participant:
             for loaded in converters:
                 loaded.unload()
         leaving.forget_state()
+        remains = await asyncio.get_running_loop().run_in_executor(None, Remains, leaving)
         if leaving.loaded is not None and self.proxy.tables.keep(leaving.loaded):
             remains.kept_as = "converter of records that it wrote"
         elif leaving.loaded is not None:

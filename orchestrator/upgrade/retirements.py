@@ -37,6 +37,7 @@ class Retirements:
         self._leftovers: list[Leftover] = []
         self._kept: list[Remains] = []
         self.proven = 0
+        self.full_collections = 0  # each stalls the loop by as much as the application holds
 
     @property
     def leftovers(self) -> list[Leftover]:
@@ -79,6 +80,7 @@ class Retirements:
         def search() -> tuple[str, ...]:
             found = find_holders(remains.owner, [*roots, *process_roots(remains.owner)])
             if not found:  # nobody: then it is garbage in a circle that the quick collection does not see
+                self.full_collections += 1
                 gc.collect()
             return tuple(found)
 

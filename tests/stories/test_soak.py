@@ -1,0 +1,82 @@
+"""Many swaps in a row: nothing grows, neither threads nor descriptors nor modules nor memory (issue: under 2 kB a swap)."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.upgrade.retirements import Retirements
+from tests.swapping import Swapper, with_swapper
+from tests.test_retirement import FILES, used
+
+BYTES_A_SWAP_MAX = 2_000
+COME_AND_GO = ("asyncio_", "livetag-load")  # the executor's, which are bounded; the one that is just loading
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process holds."""
+
+    threads: int
+    descriptors: int
+    modules: int
+    finders: int
+    blocks: int
+    resident_bytes: int
+
+    @classmethod
+    def now(cls) -> Footprint:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            len([t for t in threading.enumerate() if not t.name.startswith(COME_AND_GO)]),
+            len(os.listdir("/proc/self/fd")),  # noqa: PTH208  # names only
+            len(sys.modules),
+            len(sys.meta_path),
+            sys.getallocatedblocks(),
+            pages * os.sysconf("SC_PAGESIZE"),
+        )
+
+
+def swaps_leave_nothing(folder: Path, warm_up: int, swaps: int) -> None:
+    async def story(swapper: Swapper) -> None:
+        retirements = Retirements(swapper.app, (0.0, 0.01, 0.05, 0.2))
+        releases = [swapper.write("rich", f"{n}.0.0", FILES) for n in (1, 2)]
+
+        async def swap(count: int) -> None:
+            for number in range(count):
+                for remains in await swapper.swap(releases[number % 2]):
+                    assert await retirements.prove(remains), retirements.leftovers
+                await used(swapper, number)
+
+        await swap(warm_up)
+        before = Footprint.now()
+        await swap(swaps)
+        after = Footprint.now()
+        assert retirements.full_collections == 0
+        assert after.threads <= before.threads
+        assert after.descriptors <= before.descriptors
+        assert after.modules <= before.modules
+        assert after.finders == before.finders
+        blocks = (after.blocks - before.blocks) / swaps
+        assert blocks < 1, f"{blocks:.1f} blocks more with each swap"
+        grown = (after.resident_bytes - before.resident_bytes) / swaps
+        assert grown < BYTES_A_SWAP_MAX, f"{grown:.0f} bytes more with each swap"
+
+    with_swapper(folder, story)
+
+
+def test_swaps_leave_nothing_behind(tmp_path: Path) -> None:
+    swaps_leave_nothing(tmp_path, 100, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_swaps_leave_nothing_behind(tmp_path: Path) -> None:
+    swaps_leave_nothing(tmp_path, 100, 1000)
