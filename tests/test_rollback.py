@@ -183,3 +183,47 @@ def test_a_rollback_that_makes_no_sense_is_refused_with_the_reason(why: str) -> 
     book, asked, words = REFUSED[why]
     with pytest.raises(RollbackRefused, match=words):
         plan_rollback(book, TAGS, **asked)
+
+
+def test_a_composition_goes_back_by_a_higher_app_tag_on_the_commit_before() -> None:
+    plain = entry("rib", "1.0.0", "c1")
+    named = Entry("rib", "rib", "1.0.0", "rib/v1.0.0", "c1", "c1", "c1", also=("routes",))
+    facts: list[Fact] = []
+    for number, (changes, app) in enumerate(
+        [
+            ((Change("rib", None, plain), Change("counter", None, OLD)), ("app/v1.0.0", "a1")),
+            ((Change("rib", plain, named), Change("counter", OLD, None)), ("app/v1.1.0", "a2")),
+        ],
+        1,
+    ):
+        planned = Planned(number, changes, app[0], "ann", app=app)
+        facts += [planned, Prepared(number), Committed(number, 5.0, 0), Confirmed(number, "")]
+    book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+    rollback = plan_rollback(book, refs(app_1_0_0="a1", app_1_1_0="a2", rib_1_0_0="c1"))
+    assert [(s.package, s.tag.name, s.commit_id, s.from_version) for s in rollback.steps] == [
+        ("app", "app/v1.1.1", "a1", "1.1.0")
+    ]
+    assert rollback.quarantine == (("app", "a2"),)
+    assert rollback.does == ("rib 1.0.0 no longer bound to routes", "counter 1.0.0 added")
+    with pytest.raises(RollbackRefused, match="no composition before app/v1"):
+        plan_rollback(book, refs(app_1_0_0="a1", app_1_1_0="a2"), txn=1)
+
+
+def test_what_a_command_did_goes_back_by_the_commands_that_undo_it() -> None:
+    off = Entry("rib", "rib", "1.0.0", "rib/v1.0.0", "c1", "c1", "c1", enabled=False)
+    facts: list[Fact] = []
+    steps: list[tuple[Change, tuple[tuple[str, str], ...]]] = [
+        (Change("rib", None, RIB_OLD), ()),
+        (Change("rib", RIB_OLD, off), (("rib", "service"),)),
+    ]
+    for number, (change, keys) in enumerate(steps, 1):
+        planned = Planned(
+            number, (change,), "livetag disable rib" if keys else "rib/v1.0.0", "ann", overrides=keys
+        )
+        facts += [planned, Prepared(number), Committed(number, 5.0, 0), Confirmed(number, "")]
+    book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+    assert [command.text for command in plan_rollback(book, TAGS).commands] == ["livetag enable rib"]
+    on_again = [*facts, Planned(3, (Change("rib", off, RIB_OLD),), "rib/v1.0.0", "ann"), Prepared(3)]
+    over = fold(Record(s, float(s), fact, b"") for s, fact in enumerate([*on_again, Committed(3, 1.0, 0)], 1))
+    with pytest.raises(RollbackRefused, match="is over already"):
+        plan_rollback(over, TAGS, txn=2)

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from orchestrator.control.plans import Plans, check_tag, view_of
+from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.wire import Refused
+from orchestrator.upgrade.causes import Cause
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.progress import Event
 from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import plan_rollback, shown
-from orchestrator.upgrade.upgrader import Cause, Upgrader
+from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict, verdict
 
 
@@ -47,9 +49,12 @@ class _Rollback(msgspec.Struct):
 class Deployments:
     """Asks the upgrader to look, and says what came of it."""
 
-    def __init__(self, upgrader: Upgrader, plans: Plans, *, prereleases: bool) -> None:
+    def __init__(
+        self, upgrader: Upgrader, plans: Plans, reconfiguration: Reconfiguration, *, prereleases: bool
+    ) -> None:
         self._upgrader = upgrader
         self._plans = plans
+        self._reconfiguration = reconfiguration
         self._prereleases = prereleases
 
     async def wake(self, _request: dict[str, object], _emit: Emit) -> object:
@@ -148,6 +153,8 @@ class Deployments:
             raise Refused(
                 "A rollback needs a reason; the next reader of the history has only that. Add --reason TEXT."
             )
+        if rollback.commands:
+            return await self._reconfiguration.undo(rollback.commands, asked.reason, rollback.txn, emit)
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
         upgrader.deploy_together(names)

@@ -118,7 +118,7 @@ def does(change: Change) -> str:
     before, after = change.before, change.after
     if before is None or after is None:
         return "add" if before is None else "remove"
-    if (before.tree_id, before.package, before.config) != (after.tree_id, after.package, after.config):
+    if change.brings_code:
         return "swap"
     if before.enabled != after.enabled:
         return "enable" if after.enabled else "disable"

@@ -52,8 +52,10 @@ class Operations:
 
     def table(self) -> Mapping[str, Operation]:
         """Operation name → coroutine function, for the control server."""
+        reconfiguration = Reconfiguration(self._app, self._upgrader)
         plans = Plans(self._app, self._upgrader, self._config)
-        deployments = Deployments(self._upgrader, plans, prereleases=self._config.host.prereleases)
+        prereleases = self._config.host.prereleases
+        deployments = Deployments(self._upgrader, plans, reconfiguration, prereleases=prereleases)
         messages = Messages(self._app)
         mine: dict[str, Operation] = {
             "ping": self._ping,
@@ -65,7 +67,7 @@ class Operations:
             "retry": deployments.retry,
             "rollback": deployments.rollback,
             "wake": deployments.wake,
-            **Reconfiguration(self._app, self._upgrader).table(),
+            **reconfiguration.table(),
             "state": messages.state,
             "send": messages.send,
             "ask": messages.ask,

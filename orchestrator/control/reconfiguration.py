@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -63,6 +65,23 @@ class Reconfiguration:
             except CommandRefused as error:
                 raise Refused(str(error)) from error
             return await self._carry_out(asked.name, facts, emit)
+
+    async def undo(self, commands: Sequence[Command], reason: str, txn: int, emit: Emit) -> object:
+        """Carry out the commands that take back a transaction; its outcome, as of tags. Raises Refused."""
+        told = []
+        async with self._turn:
+            for command in commands:
+                asked = replace(command, why=reason, reverts=txn)
+                try:
+                    facts = decide(asked, await self._scene())
+                    done: Any = await self._carry_out(command.module, facts, emit)
+                except AlreadySo as error:
+                    done = _answer(command.module, "unchanged", str(error))
+                except CommandRefused as error:
+                    raise Refused(str(error)) from error
+                verdict = "live" if done["verdict"] == "done" else done["verdict"]
+                told.append({"tag": command.text, "verdict": verdict, "text": done["text"]})
+        return {"tags": told}
 
     async def _scene(self) -> Scene:
         """What is so now: the tags are read anew, as a command is made against what they give."""

@@ -18,7 +18,7 @@ def announcements(change: Change) -> Iterator[Mapping[str, object]]:
         yield said("loaded")
     elif after is None:
         yield said("removed")
-    elif (before.tree_id, before.package, before.config) != (after.tree_id, after.package, after.config):
+    elif change.brings_code:
         yield said("swapped")
     if after is None:
         return

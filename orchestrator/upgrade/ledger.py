@@ -47,6 +47,8 @@ class TransactionView:
     probation: tuple[str, ...] = ()
     reverts: int | None = None
     overrides: tuple[OverrideKey, ...] = ()
+    app: tuple[str, str] | None = None
+    app_before: tuple[str, str] | None = None
     ended_at: float | None = None
     ended_seq: int | None = None
 
@@ -85,8 +87,8 @@ class Ledger:
 
     `table` is in service, `confirmed` is what an automatic way back returns to. `deaths` counts the host's
     deaths inside a release's transaction or probation. `images` are the modules whose saved state was not
-    used yet. `overrides` and `holds` are what persons changed by hand. `running` says that the last host to
-    start has not said that it stopped.
+    used yet. `overrides` and `holds` are what persons changed by hand, `app` the composition (tag, commit id)
+    in force. `running` says that the last host to start has not said that it stopped.
     """
 
     seq: int = 0
@@ -101,6 +103,7 @@ class Ledger:
     images: frozenset[str] = frozenset()
     overrides: Mapping[OverrideKey, Override] = field(default_factory=_nothing)
     holds: Mapping[str, Hold] = field(default_factory=_nothing)
+    app: tuple[str, str] | None = None
     running: bool = False
     stopped_clean: bool = False
 
@@ -143,6 +146,7 @@ class _Draft:
         self.images = set(base.images)
         self.overrides = dict(base.overrides)
         self.holds = dict(base.holds)
+        self.app = base.app
         self.running = base.running
         self.stopped_clean = base.stopped_clean
 
@@ -161,6 +165,7 @@ class _Draft:
             images=frozenset(self.images),
             overrides=MappingProxyType(self.overrides),
             holds=MappingProxyType(self.holds),
+            app=self.app,
             running=self.running,
             stopped_clean=self.stopped_clean,
         )
@@ -199,6 +204,8 @@ class _Draft:
             fact.who,
             reverts=fact.reverts,
             overrides=fact.overrides,
+            app=fact.app,
+            app_before=self.app,
         )
         self.unfinished = fact.txn
 
@@ -217,6 +224,7 @@ class _Draft:
             ),
         )
         self._put(self.table, view.changes)
+        self.app = view.app or self.app
         self.images.difference_update(fact.images_used)
         self._take_over_probations(view)
         self._revert(view.reverts)
@@ -247,7 +255,7 @@ class _Draft:
             ),
         )
         if fact.fault == "died":
-            self._count_deaths(change.after for change in view.changes if _brings_code(change))
+            self._count_deaths(change.after for change in view.changes if change.brings_code)
 
     @_take.register
     def _confirmed(self, fact: facts.Confirmed, record: Record) -> None:
@@ -389,11 +397,3 @@ class _Draft:
         """Count one death for each release, however many modules are made from it."""
         for key in {(entry.package, entry.commit_id) for entry in entries if entry is not None}:
             self.deaths[key] = self.deaths.get(key, 0) + 1
-
-
-def _brings_code(change: Change) -> bool:
-    """Whether the change loads anything: to disable or to name a module is not its release's doing."""
-    before, after = change.before, change.after
-    if before is None or after is None:
-        return True
-    return (before.tree_id, before.package, before.config) != (after.tree_id, after.package, after.config)

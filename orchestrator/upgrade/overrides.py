@@ -32,6 +32,7 @@ class Override:
     against: tuple[str, str] | None
     at: float = 0.0
     seq: int = 0
+    reverts: int | None = None
     replaced: Override | None = None  # holds again if this one does not go live
 
     @property
@@ -87,7 +88,9 @@ def key_of(module: str, what: Deed, value: str) -> OverrideKey:
 
 def begin(overrides: MutableMapping[OverrideKey, Override], fact: Overridden, at: float, seq: int) -> None:
     """Take the fact into `overrides`; the one it replaces is kept with it until the next."""
-    made = Override(fact.module, fact.what, fact.value, fact.who, fact.why, fact.against, at, seq)
+    made = Override(
+        fact.module, fact.what, fact.value, fact.who, fact.why, fact.against, at, seq, fact.reverts
+    )
     before = overrides.pop(made.key, None)
     overrides[made.key] = replace(made, replaced=replace(before, replaced=None) if before else None)
 

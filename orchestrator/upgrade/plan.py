@@ -158,7 +158,7 @@ def _of_commits(
     serving = {(entry.package, entry.commit_id) for entry in table.values()}
     groups = []
     for members in sorted(by_commit.values(), key=lambda changes: changes[0].name):
-        after = [c.after for c in members if c.after is not None]
+        after = [c.after for c in members if c.after is not None and not _only_composed(c)]
         keys = {(e.package, e.commit_id) for e in after}
         composed = app_ref is not None and any(_by_composition(change) for change in members)
         if composed:  # a release that serves already is not to blame if a composition that uses it anew fails
@@ -167,8 +167,15 @@ def _of_commits(
         if composed and app_ref is not None:
             keys.add((APP, app_ref.commit_id or ""))
             tags.add(app_ref.tag.name)
+        tags = tags or {entry.tag for c in members if (entry := c.after or c.before) is not None}
         groups.append(Group(tuple(sorted(keys)), tuple(sorted(tags)), tuple(members)))
     return groups
+
+
+def _only_composed(change: Change) -> bool:
+    """Whether the release of a module stays: only what the composition or a person says of it changes."""
+    before, after = change.before, change.after
+    return before is not None and after is not None and before.commit_id == after.commit_id
 
 
 def _exchanging(groups: Sequence[Group]) -> list[Group]:

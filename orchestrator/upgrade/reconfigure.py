@@ -25,6 +25,14 @@ class Command:
     disabled: bool = False  # loaded out of service
     who: str = ""
     why: str = ""
+    reverts: int | None = None  # the transaction that it takes back
+
+    @property
+    def text(self) -> str:
+        """The command as it would be typed."""
+        parts = {Verb.BIND: (self.value, self.module), Verb.UNBIND: (self.value,)}.get(self.verb)
+        swapped = (self.module, self.value) if self.verb is Verb.SWAP else (self.module,)
+        return " ".join(["livetag", self.verb.value, *(parts or swapped)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ def decide(command: Command, scene: Scene) -> list[Overridden]:
 def _fact(command: Command, scene: Scene, what: Deed, value: str = "", module: str = "") -> Overridden:
     name = module or command.module
     against = given_release(scene.overruled.given.get(name))
-    return Overridden(name, what, value, command.who, command.why, against)
+    return Overridden(name, what, value, command.who, command.why, against, command.reverts)
 
 
 def _known(command: Command, scene: Scene) -> Entry | None:

@@ -37,6 +37,14 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: Entry | None
     after: Entry | None
 
+    @property
+    def brings_code(self) -> bool:
+        """Whether a version is loaded for it: another release or config, not only other names, enabled or not."""
+        before, after = self.before, self.after
+        if before is None or after is None:
+            return after is not None
+        return (before.tree_id, before.package, before.config) != (after.tree_id, after.package, after.config)
+
 
 class _Fact(msgspec.Struct, frozen=True, tag_field="kind", tag=True, forbid_unknown_fields=True):
     """Base of the facts. A newer livetag's fields are refused, not half understood."""
@@ -51,6 +59,7 @@ class Planned(_Fact, frozen=True, tag=True):
     who: str
     reverts: int | None = None
     overrides: tuple[tuple[str, str], ...] = ()  # the keys of the overrides that asked for it
+    app: tuple[str, str] | None = None  # the composition that asked for it: its tag and commit id
 
 
 class Prepared(_Fact, frozen=True, tag=True):
@@ -133,6 +142,7 @@ class Overridden(_Fact, frozen=True, tag=True):
     who: str
     why: str
     against: tuple[str, str] | None = None
+    reverts: int | None = None  # the transaction that it takes back, if it is a way back
 
 
 class OverrideEnded(_Fact, frozen=True, tag=True):

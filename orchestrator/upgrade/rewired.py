@@ -36,7 +36,7 @@ class Rewired(Participant):
 
 def only_rewired(app: Application, change: Change) -> bool:
     """Whether a change touches neither code nor config of a version that is loaded."""
-    before, after, proxy = change.before, change.after, app.modules.get(change.name)
-    if before is None or after is None or proxy is None or proxy.implementation is None:
+    proxy = app.modules.get(change.name)
+    if change.before is None or change.after is None or proxy is None or proxy.implementation is None:
         return False
-    return (before.tree_id, before.package, before.config) == (after.tree_id, after.package, after.config)
+    return not change.brings_code

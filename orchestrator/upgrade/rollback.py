@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.ledger import Ledger, TransactionView
+from orchestrator.upgrade.reconfigure import Command
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.release import RefMap, Tag, next_free_tag
+from orchestrator.upgrade.way_back import composed, composition_before, undoing
+from orchestrator.upgrade.words import change_text
+from repo_store.release import APP, RefMap, Tag, next_free_tag, parse_tag
 
 
 class RollbackRefused(UpgradeError):
@@ -38,6 +41,8 @@ class Rollback:
     steps: tuple[Step, ...]
     quarantine: tuple[Key, ...]
     lifted: tuple[Key, ...] = ()  # commits that go into service again because the rollback names them
+    commands: tuple[Command, ...] = ()  # that undo what was done by hand; then there are no steps
+    does: tuple[str, ...] = ()  # what a composition that goes back changes, as phrases
 
 
 def plan_rollback(
@@ -51,18 +56,18 @@ def plan_rollback(
 ) -> Rollback:
     """Work out a rollback. Raises RollbackRefused."""
     view = _transaction(ledger, module, txn)
+    if view.overrides:
+        return _by_commands(view, ledger)
     changes = [c for c in view.changes if not only or c.name == module]
     if only and module is None:
         raise RollbackRefused("--only needs a module: livetag rollback MODULE --only.")
     if to is not None and len({c.after.package for c in changes if c.after is not None}) != 1:
         raise RollbackRefused("--to names the version of one package; name the module and add --only.")
-    steps: dict[str, Step] = {}
+    back = _composition_step(view, ledger, refs) if composed(view) and not only and to is None else None
+    steps: dict[str, Step] = {APP: back} if back is not None else {}
     there: list[Entry] = []
-    leaving: set[Key] = set()
-    for change in changes:
-        live = ledger.table.get(change.name)
-        if live is None:
-            continue
+    leaving: set[Key] = {(APP, ledger.app[1])} if back is not None and ledger.app is not None else set()
+    for change, live in _in_service(changes, ledger, with_composition=back is not None):
         step = _step(view.id, change, live, refs, to)
         if step.commit_id == live.commit_id:
             there.append(live)
@@ -79,7 +84,56 @@ def plan_rollback(
         raise RollbackRefused(f"Transaction {view.id} left nothing in service that could go back.")
     targets = {(s.package, s.commit_id) for s in steps.values()}
     lifted = sorted(targets & set(ledger.quarantine))
-    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted))
+    does = tuple(change_text(Change(c.name, c.after, c.before)) for c in changes) if back is not None else ()
+    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted), (), does)
+
+
+def _in_service(
+    changes: Sequence[Change], ledger: Ledger, *, with_composition: bool
+) -> Iterator[tuple[Change, Entry]]:
+    """The changes whose module is there and goes back by a tag of its package; a composition says of the others."""
+    for change in changes:
+        live = ledger.table.get(change.name)
+        by_composition = change.before is None or (live is not None and live.tag.startswith(f"{APP}/"))
+        if live is not None and not (with_composition and by_composition):
+            yield change, live
+
+
+def _by_commands(view: TransactionView, ledger: Ledger) -> Rollback:
+    commands = tuple(undoing(view, ledger, "livetag rollback", ""))
+    if not commands:
+        raise RollbackRefused(
+            f"What transaction {view.id} did by hand ({view.trigger}) is over already; nothing to do."
+        )
+    return Rollback(view.id, (), (), (), commands)
+
+
+def _composition_step(view: TransactionView, ledger: Ledger, refs: RefMap) -> Step | None:
+    """The composition before, by a higher app tag on its commit: what it removed returns, what it added leaves.
+
+    None if it is in force already.
+    """
+    before = composition_before(view, refs)
+    mine = view.app[0] if view.app is not None else view.trigger
+    if before is None:
+        raise RollbackRefused(
+            f"There was no composition before {mine}, so no app tag leads back to it. Delete the tag to go back to one "
+            f"module for each package: git push live :{mine}; or push a higher app tag with the composition you want."
+        )
+    if ledger.app is not None and ledger.app[1] == before[1]:
+        return None
+    now = parse_tag(ledger.app[0]) if ledger.app is not None else None
+    then = parse_tag(before[0])
+    return Step(
+        tuple(sorted(c.name for c in view.changes)),
+        APP,
+        str(now.version) if now is not None else "",
+        str(then.version) if then is not None else "",
+        before[1],
+        next_free_tag(APP, refs),
+        1,
+        1,
+    )
 
 
 def _transaction(ledger: Ledger, module: str | None, txn: int | None) -> TransactionView:
@@ -170,10 +224,14 @@ def shown(rollback: Rollback) -> Mapping[str, object]:
             for step in rollback.steps
         ],
         "quarantine": [f"{package} {commit[:12]}" for package, commit in rollback.quarantine],
+        **({"does": list(rollback.does)} if rollback.does else {}),
+        **({"commands": [command.text for command in rollback.commands]} if rollback.commands else {}),
     }
 
 
 def _state_text(step: Step) -> str:
+    if step.package == APP:
+        return "of modules that return: as it was kept when they left"
     if step.state_to is None or step.state_to == step.state_from:
         return "kept as it is"
     return f"kept, migrated {step.state_from}→{step.state_to}"

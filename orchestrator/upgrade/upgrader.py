@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from loguru import logger
@@ -18,6 +17,7 @@ from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
+from orchestrator.upgrade.causes import Cause, Causes
 from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
@@ -47,18 +47,9 @@ from orchestrator.upgrade.source import incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
-from repo_store.release import RefMap
+from repo_store.release import APP, RefMap
 
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Who asked for a change, why, and which transaction it takes back."""
-
-    who: str
-    why: str = ""
-    reverts: int | None = None
 
 
 class Upgrader(Lookout):
@@ -86,7 +77,7 @@ class Upgrader(Lookout):
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
         self._by_hand: set[str] = set()  # tags that a person deploys, through a hold if there is one
-        self._causes: dict[str, Cause] = {}  # tag → who moved it and why, as far as somebody has said so
+        self._causes = Causes()
         self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
         self._running: UpgradeTransaction | None = None
@@ -109,13 +100,7 @@ class Upgrader(Lookout):
 
     def told(self, tags: Sequence[str], cause: Cause) -> None:
         """Remember who moved these tags and why, for the records that they lead to."""
-        self._causes.update(dict.fromkeys(tags, cause))
-
-    def _cause(self, group: Group) -> Cause:
-        if group.overrides:
-            newest = max(group.overrides, key=lambda override: override.seq)
-            return Cause(newest.who, newest.why)
-        return next((self._causes[tag] for tag in group.tags if tag in self._causes), Cause("refs"))
+        self._causes.told(tags, cause)
 
     def _due(self) -> float | None:
         return self.retries.next_due
@@ -216,7 +201,7 @@ class Upgrader(Lookout):
                         after[1],
                         before[0],
                         before[1],
-                        self._causes.get(name, Cause("refs")).who,
+                        self._causes.who(name),
                     )
                 )
         await self.book.flush()
@@ -261,7 +246,7 @@ class Upgrader(Lookout):
                 planned,
                 participants,
                 self.book,
-                why=self._cause(group).why,
+                why=self._causes.of(group).why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
             )
             self._running = transaction
@@ -274,9 +259,13 @@ class Upgrader(Lookout):
             await self._after(group, outcome)
 
     def _planned(self, group: Group, txn: int) -> Planned:
-        cause = self._cause(group)
+        cause = self._causes.of(group)
         asked = tuple(override.key for override in group.overrides)
-        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts, asked)
+        app = self.outlook.tags.get(APP)
+        composed = (
+            (app.tag.name, app.commit_id or "") if app is not None and app.tag.name in group.tags else None
+        )
+        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts, asked, composed)
 
     async def _run(self, transaction: UpgradeTransaction) -> tuple[Outcome, bool]:
         """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole.
@@ -326,7 +315,7 @@ class Upgrader(Lookout):
             self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
             if not group.keys:
                 return
-        if fault == "moment":
+        if fault == "moment" or not group.keys:  # nobody is to blame for what brings no code
             delay = self.retries.failed(group, reason)
             if delay is not None:
                 text = f"{words.failed(group, reason, fault, self.outlook.refs)} Next try in {delay:g} s."

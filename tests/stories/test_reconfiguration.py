@@ -289,3 +289,61 @@ def test_where_nobody_can_be_asked_a_reason_is_required(deployment: Deployment) 
     assert done.returncode == 2
     assert "needs --reason" in done.stderr
     assert row(deployment)["state"] == "in service"
+
+
+def test_what_was_done_by_hand_is_rolled_back_as_any_transaction(deployment: Deployment) -> None:
+    two_versions(deployment)
+    do(deployment, "disable", "counter", *WHY)
+    assert do(deployment, "rollback", "--dry-run").splitlines()[-1] == "commands: livetag enable counter"
+    said = do(deployment, "rollback", "--reason", "too early")
+    assert "counter 1.1.0 enabled" in said
+    newest, disabled = deployment.history()[:2]
+    assert (newest["reason"], newest["who"], disabled["outcome"]) == (
+        "too early",
+        "livetag rollback",
+        "reverted",
+    )
+    assert deployment.status()["modules"]["counter"]["drift"] is None
+    do(deployment, "unload", "counter", *WHY)
+    do(deployment, "rollback", "counter", "--reason", "it was needed")
+    assert deployment.ask("counter", "tick") == 10
+    do(deployment, "swap", "counter", "1.0.0", *WHY)
+    do(deployment, "rollback", "--reason", "no")
+    assert (deployment.version(), row(deployment)["drift"]) == ("1.1.0", None)
+
+
+def test_a_composition_is_rolled_back_whole_and_what_it_removed_returns_with_its_state(
+    deployment: Deployment,
+) -> None:
+    deployment.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
+    deployment.deploy("app/v1.0.0", "left/v1.0.0", "right/v1.0.0", left=counter(1), right=counter(1))
+    deployment.deploy("extra/v1.0.0", extra=counter(100))
+    assert [deployment.ask(name, "tick") for name in ("left", "right")] == [1, 1]
+    deployment.work.write(
+        "app.toml", '[modules.right]\nalso = ["front"]\nconfig = { n = 1 }\n[modules.extra]\n'
+    )
+    deployment.deploy("app/v1.1.0")
+    assert (set(deployment.status()["modules"]), deployment.ask("front", "tick")) == ({"right", "extra"}, 2)
+    assert len(deployment.history()) == 2, "all that the composition changed was one transaction"
+
+    preview = do(deployment, "rollback", "--dry-run")
+    assert "left 1.0.0 added" in preview
+    assert "extra 1.0.0 removed" in preview
+    done = do(deployment, "rollback", "--reason", "left is needed")
+
+    assert "app/v1.1.1" in done
+    assert set(deployment.status()["modules"]) == {"left", "right"}
+    assert [deployment.ask(name, "tick") for name in ("front", "left", "right")] == [2, 3, 3]
+    assert "app/v1.1.1" in deployment.tags()
+    assert deployment.history()[1]["outcome"] == "reverted"
+    assert deployment.status()["quarantine"][0]["module"] == "app"
+    deployment.stop()
+    deployment.start()
+    assert set(deployment.status()["modules"]) == {"left", "right"}
+
+
+def test_the_first_composition_says_how_to_be_rid_of_it(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    deployment.work.write("app.toml", "[modules.counter]\nconfig = { n = 1 }\n")
+    deployment.deploy("app/v1.0.0")
+    assert "git push live :app/v1.0.0" in refused(deployment, "rollback", "--reason", "x")
