@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator.control import facts
 from orchestrator.control.deployments import Deployments
+from orchestrator.control.interface import Interface
 from orchestrator.control.messages import Messages
 from orchestrator.control.plans import Plans
 from orchestrator.control.reconfiguration import Reconfiguration
@@ -69,6 +70,7 @@ class Operations:
             "wake": deployments.wake,
             **reconfiguration.table(),
             "state": messages.state,
+            "interface": Interface(self._app, self._upgrader).interface,
             "send": messages.send,
             "ask": messages.ask,
             "publish": messages.publish,

@@ -20,6 +20,9 @@ _PARAMETERS = {
     "ask": ("name", "type", "body"),
     "publish": ("topic", "body"),
 }
+_SPEAKERS = frozenset(
+    {"self", "self._module"}
+)  # a module, and a client that `livetag interface --stub` wrote
 _TEXT_MAX = 200  # longer constants are only texts: a description is no place for a book
 _INT_MAX = 2**63
 
@@ -99,14 +102,19 @@ def _emits_of(call: ast.Call, constants: Mapping[str, str], file: str) -> Iterat
 
 def _how(call: ast.Call) -> Literal["send", "ask", "publish"] | None:
     function = call.func
-    if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
-        return None
-    if function.value.id != "self":
+    if not isinstance(function, ast.Attribute) or not _speaks(function.value):
         return None
     for how in ("send", "ask", "publish"):
         if function.attr == how:
             return how
     return None
+
+
+def _speaks(node: ast.expr) -> bool:
+    """`self`, which is a module, or `self._module`, which is one in a client that `livetag interface --stub` wrote."""
+    if isinstance(node, ast.Attribute) and node.attr == "_module":
+        node = node.value
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _texts(node: ast.expr | None, constants: Mapping[str, str]) -> list[str]:

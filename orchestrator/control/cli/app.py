@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli import deploy, host, messages, plan, reconfigure, rollback
+from orchestrator.control.cli import deploy, host, interface, messages, plan, reconfigure, rollback
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
 
@@ -34,6 +34,7 @@ def build() -> typer.Typer:
     rollback.register(app)
     reconfigure.register(app)
     messages.register(app)
+    interface.register(app)
     return app
 
 
