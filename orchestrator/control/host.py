@@ -31,9 +31,10 @@ from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
+from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved
-from orchestrator.upgrade.recovery import bring_back, close_the_past, needed_trees
+from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
@@ -106,6 +107,7 @@ class _Host:
         )
         await repository.open()
         await repository.sweep(needed_trees(book.ledger))  # also what a kill left half staged
+        await repository.let_go(needed_commits(book.ledger))
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host

@@ -18,7 +18,6 @@ from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
 from orchestrator.upgrade.journal import ModuleImage
-from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override, OverrideKey
 from orchestrator.upgrade.participant import STALL_S, KeptState, Participant
 from orchestrator.upgrade.records import (
@@ -37,7 +36,6 @@ from repo_store.errors import StoreError
 from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
 
-SERVED_KEPT = 50  # transactions whose releases stay staged, so that a way back costs nothing
 DEATHS_MAX = 2  # the second death of the host in a release's hands quarantines it
 
 
@@ -71,16 +69,6 @@ def _tag_of(book: Book, package: str, commit_id: str) -> str:
         n for n, pin in book.ledger.tags.items() if pin.commit_id == commit_id and n.startswith(f"{package}/")
     ]
     return max(names, default="")
-
-
-def needed_trees(ledger: Ledger) -> set[str]:
-    """The trees whose stage folders are kept: what serves, what is confirmed, and the last that served (DESIGN §4)."""
-    committed = [view for view in ledger.transactions.values() if view.outcome in {"committed", "reverted"}]
-    changed = [
-        entry for view in committed[-SERVED_KEPT:] for c in view.changes for entry in (c.before, c.after)
-    ]
-    entries = [*ledger.table.values(), *ledger.confirmed.values(), *changed]
-    return {entry.tree_id for entry in entries if entry is not None}
 
 
 class Recovered:

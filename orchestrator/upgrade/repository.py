@@ -135,6 +135,13 @@ class Repository:
 
         return await self._run(write)
 
+    async def let_go(self, needed: Collection[str]) -> None:
+        """Hold no commit against `git gc` any more but those that are needed."""
+        try:
+            await self._run(lambda: self._store.unkeep(self._store.kept() - set(needed)))
+        except StoreError as error:
+            logger.warning("commits that are needed no more are still held: {}; they are let go later", error)
+
     async def sweep(self, keep: Collection[str]) -> None:
         """Remove leftovers and trees that no release needs any more from the stage."""
         try:

@@ -22,6 +22,7 @@ from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
+from orchestrator.upgrade.needed import SERVED_KEPT, needed_commits
 from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.participant import Incoming, KeptState, Participant
 from orchestrator.upgrade.phases import Phase
@@ -303,6 +304,8 @@ class Upgrader(Lookout):
                 if change.after is not None:
                     self._kept.pop(change.name, None)  # it serves now; the transaction has recorded that
             self._announce(group)
+            if outcome.txn % SERVED_KEPT == 0:
+                await self.repository.let_go(needed_commits(self.book.ledger))
         elif outcome.result == "in_doubt":
             raise JournalFailed(f"transaction {outcome.txn} is in doubt until a restart: {outcome.reason}")
         else:
