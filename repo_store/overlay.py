@@ -29,15 +29,15 @@ def _git_directory_of(folder: Path) -> Path | None:
     inner = folder / ".git"
     if inner.is_file():  # a work tree of its own, or a submodule: the file names where its Git directory is
         named = inner.read_text(encoding="utf-8", errors="surrogateescape").strip()
-        return _common((folder / named.removeprefix("gitdir:").strip()).resolve())
+        return common_directory((folder / named.removeprefix("gitdir:").strip()).resolve())
     for place in (inner, folder):
         if (place / "HEAD").is_file() and (place / "objects").is_dir():
             return place.resolve()
     return None
 
 
-def _common(directory: Path) -> Path:
-    """Give what several work trees have in common: the objects and the tags."""
+def common_directory(directory: Path) -> Path:
+    """Give what the work trees of a repository have in common, the objects and the tags, for the Git directory of one."""
     common = directory / "commondir"
     return (
         (directory / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else directory
@@ -56,24 +56,39 @@ def make_overlay(path: Path, *others: Path) -> None:
 
     Raises StoreError if they do not have one object format, or one of them cannot be read.
     """
-    formats = {other: _object_format(other) for other in others}
+    formats = {other: object_format(other) for other in others}
     if len(set(formats.values())) > 1:
         told = ", ".join(f"{other} has {name}" for other, name in formats.items())
         raise StoreError(
             f"the repositories differ in their object format ({told}), so neither can read the other."
         )
+    make_bare(path, next(iter(formats.values()), "sha1"))
+    see_objects_of(path, *others)
+
+
+def make_bare(path: Path, format_name: str) -> None:
+    """Make an empty bare repository of that object format."""
     path.mkdir(parents=True)
     with GitDoor(path) as door:
-        name = next(iter(formats.values()), "sha1")
         door.run(
-            "init", "--quiet", "--bare", "--template=", "--initial-branch=main", f"--object-format={name}"
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            "--initial-branch=main",
+            f"--object-format={format_name}",
         )
+
+
+def see_objects_of(path: Path, *others: Path) -> None:
+    """Let the repository at `path` read the objects of the Git directories `others`, too."""
     info = path / "objects" / "info"
     info.mkdir(exist_ok=True)
     info.joinpath("alternates").write_bytes(b"".join(_alternate(other / "objects") for other in others))
 
 
-def _object_format(git_dir: Path) -> str:
+def object_format(git_dir: Path) -> str:
+    """Give the name of a repository's hash: sha1 or sha256."""
     with GitDoor(git_dir) as door:
         return door.run("rev-parse", "--show-object-format").decode().strip()
 

@@ -132,7 +132,8 @@ def test_help_shows_every_command_in_its_panel(capsys: pytest.CaptureFixture[str
     for panel in ("Host", "Deploy", "Reconfigure", "Modules", "Messages"):
         assert f"─ {panel} ─" in shown
     commands = (
-        "init run restart status demo plan deploy retry history rollback state interface send ask publish dead-letters"
+        "init run restart status demo check plan deploy retry history rollback state interface send ask publish"
+        " dead-letters"
         " load unload enable disable swap bind unbind hold unhold"
     )
     for command in commands.split():

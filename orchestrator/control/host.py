@@ -13,9 +13,9 @@ from contextlib import suppress
 from importlib import metadata
 
 from loguru import logger
-from packaging.utils import canonicalize_name
 
 from orchestrator.control.config import Deployment, load_config
+from orchestrator.control.environment import host_environment
 from orchestrator.control.lock import DeploymentInUse, only_host
 from orchestrator.control.operations import Operations
 from orchestrator.control.server import ControlServer, SocketTaken
@@ -27,7 +27,6 @@ from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.book import Book
-from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
@@ -113,7 +112,7 @@ class _Host:
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
         recovered = await bring_back(app, book, repository, images, self._config.trial)
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
-        planner = Planner(app, repository, _environment(), prereleases=self._config.host.prereleases)
+        planner = Planner(app, repository, host_environment(), prereleases=self._config.host.prereleases)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
         server = ControlServer(self._deployment.socket, operations.table(), group=self._config.control.group)
@@ -207,16 +206,6 @@ class _Host:
 
 def _describer(limits: TrialSection) -> Describe:
     return lambda path, package, manifest: describe(path, package, manifest, limits)
-
-
-def _environment() -> Environment:
-    """What the host offers to `[requires]`: read once, as the process has it."""
-    found: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(canonicalize_name(name), distribution.version)
-    return Environment(".".join(map(str, sys.version_info[:3])), found)
 
 
 def _version() -> str:

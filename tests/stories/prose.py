@@ -24,7 +24,8 @@ _CHANGING = (
     (re.compile(r"\d+(?:\.\d+)? µs"), "<n> µs"),
     (re.compile(r"the switch took \d+(?:\.\d+)? ms"), "the switch took <n> ms"),
     (re.compile(r"transaction \d+"), "transaction <n>"),
-    (re.compile(r"passed in \d+\.\d+ s"), "passed in <n> s"),
+    (re.compile(r"(passed in|passed its trial in) \d+\.\d+ s"), r"\1 <n> s"),
+    (re.compile(r"(checks failed) \(\d+\.\d+ s\)"), r"\1 (<n> s)"),
     (
         re.compile(r"\d+(?:\.\d+)? ms (?=in the trial)|(?<=migration )\d+\.\d+ ms|(?<=about )\d+\.\d+ ms"),
         "<n> µs ",

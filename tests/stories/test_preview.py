@@ -9,7 +9,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -160,8 +159,18 @@ def footprint(deployment: Deployment) -> Mapping[str, Any]:
         "modules": {n: (m["version"], m["tag"], m["mailbox"]) for n, m in status["modules"].items()},
         "quarantine": status["quarantine"],
         "clone": sorted(f"{f} {f.stat().st_mtime_ns}" for f in clone.rglob("*") if f.is_file()),
-        "temporary": sorted(f.name for f in Path(tempfile.gettempdir()).glob("livetag-plan-*")),
+        "temporary": sorted(f.name for f in (deployment.path.parent / "tmp").glob("livetag-plan-*")),
     }
+
+
+@contextmanager
+def hosted(path: Path) -> Iterator[Deployment]:
+    """A deployment whose host has a folder for temporary files that nobody else uses."""
+    (path / "tmp").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(path / "tmp"))
+        with deployed(path) as deployment:
+            yield deployment
 
 
 class Story:
@@ -214,7 +223,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    with deployed(tmp_path_factory.mktemp("plan")) as deployment:
+    with hosted(tmp_path_factory.mktemp("plan")) as deployment:
         made = Story(deployment)
         yield made
         if prose.updating():
@@ -297,7 +306,7 @@ def test_a_plan_of_tags_that_are_pushed_says_what_they_mean_today(story: Story, 
 
 
 def test_a_way_back_is_planned_like_any_other_release(tmp_path: Path) -> None:
-    with deployed(tmp_path) as deployment:
+    with hosted(tmp_path) as deployment:
         story = Story(deployment)
         second = deployment.deploy("counter/v1.1.0", counter=BY_KEY)
         deployment.work.tag("counter/v1.2.0", story.good)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli import deploy, host, interface, messages, plan, reconfigure, rollback
+from orchestrator.control.cli import check, deploy, host, interface, messages, plan, reconfigure, rollback
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
 
@@ -29,6 +29,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_global)
     host.register(app)
+    check.register(app)
     plan.register(app)
     deploy.register(app)
     rollback.register(app)
