@@ -181,7 +181,7 @@ def test_one_that_cannot_be_opened_votes_no_and_is_named_with_its_line() -> None
 
 
 def test_one_that_never_opens_is_given_up_at_load_s_and_closed_if_it_opens_after_all() -> None:
-    door = asyncio.Event()
+    door, after_all = asyncio.Event(), asyncio.Event()
 
     class Slow(Other):
         @resource(key=5)
@@ -189,7 +189,7 @@ def test_one_that_never_opens_is_given_up_at_load_s_and_closed_if_it_opens_after
             try:
                 await door.wait()
             except asyncio.CancelledError:
-                await asyncio.sleep(0)
+                await after_all.wait()
             return Line("late")
 
     async def run() -> None:
@@ -199,6 +199,7 @@ def test_one_that_never_opens_is_given_up_at_load_s_and_closed_if_it_opens_after
             while not upgrade.done():
                 await module.advance(seconds=0.1)
             assert "limits.load_s" in str(upgrade.exception())
+            after_all.set()
             for _ in range(5):
                 await asyncio.sleep(0)
             assert [(line.name, line.closed) for line in OPENED] == [("one", 0), ("late", 1)]

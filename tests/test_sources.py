@@ -151,7 +151,7 @@ def test_a_swap_does_not_throw_away_what_a_source_has_just_given() -> None:
             @intake(each=True)
             async def frame(self, source: str) -> int:
                 waiting.append(asyncio.get_running_loop().create_future())
-                if len(waiting) % 2:
+                if len(waiting) % 8 < 4:
                     return await waiting[-1]
                 return await asyncio.get_running_loop().create_task(pull())  # through a task of its own, too
 
@@ -160,10 +160,12 @@ def test_a_swap_does_not_throw_away_what_a_source_has_just_given() -> None:
             for number in range(20):
                 await until(lambda: waiting and not waiting[-1].done())
                 await turns(2)
+                if number % 4 == 0:  # the switch comes first, in the same turn
+                    swap(app, Reader, f"{number + 2}.0.0")
                 waiting[-1].set_result(number)
-                for _ in range(number % 3):
-                    await asyncio.sleep(0)
-                swap(app, Reader, f"{number + 2}.0.0")
+                if number % 4:
+                    await turns(number % 4 - 1)
+                    swap(app, Reader, f"{number + 2}.0.0")
                 await turns()
                 await until(lambda: len(got(app)) == number + 1)  # noqa: B023  # awaited here
             assert [item for _, item in got(app)] == list(range(20))
@@ -195,6 +197,44 @@ def test_after_a_swap_every_source_is_read_by_the_new_version_and_the_old_one_is
             await until(lambda: len(got(app)) == len(queues))
             assert got(app) == [(n, ["2.0.0", n]) for n in range(len(queues))]
             assert app.modules["m"].intakes.failures == 0
+
+    story(run())
+
+
+def test_the_old_version_has_not_ended_while_a_read_in_it_still_cleans_up() -> None:
+    async def run() -> None:
+        cleaned = list[str]()
+
+        class Careful(Base):
+            @intake(each=True)
+            async def frame(self, source: asyncio.Event) -> None:
+                try:
+                    await source.wait()
+                finally:
+                    await turns(6)
+                    cleaned.append(self.version)
+
+        async with serving(Careful) as app:
+            attach(app, "a", asyncio.Event())
+            await turns()
+            swap(app, Careful, "2.0.0")
+            await app.modules["m"].intakes.sources.settled()
+            assert cleaned == ["1.0.0"]
+
+    story(run())
+
+
+def test_a_source_that_never_waits_does_not_starve_the_others() -> None:
+    async def run() -> None:
+        async with serving(Lines, limit=10_000) as app:
+            flood, drop = asyncio.StreamReader(), asyncio.StreamReader()
+            flood.feed_data(b"x\n" * 2000)
+            drop.feed_data(b"y\n")
+            attach(app, "flood", flood)
+            attach(app, "drop", drop)
+            await until(lambda: ("drop", "y") in got(app))
+            assert len(got(app)) < 500
+            await until(lambda: len(got(app)) == 2001)
 
     story(run())
 
@@ -654,6 +694,36 @@ def test_a_stop_tells_the_module_of_every_source_and_closes_them_once() -> None:
     story(run())
 
 
+def test_a_stop_tells_of_each_source_once_whatever_it_was_doing() -> None:
+    async def run() -> None:
+        async with serving(Lines) as app:
+            proxy = app.modules["m"]
+            ending, never = asyncio.StreamReader(), asyncio.get_running_loop().create_future()
+            attach(app, "paused", asyncio.StreamReader())
+            await turns()
+            proxy.rest(Resting("m is disabled"))
+            await turns()
+            attach(app, "ending", ending)
+            attach(app, "opening", never)
+            proxy.intakes.sources._readers["frame"]["ending"].go_on()
+            ending.feed_eof()
+            await until(lambda: len(proxy.mailbox))
+            began = time.monotonic()
+            await proxy.intakes.stop()
+            assert time.monotonic() - began < 0.9
+            proxy.held = proxy.resting = None
+            proxy.pump.rouse()
+            await idle(app)
+            assert sorted((source, reason) for source, reason, _ in state_of(app, "m")["closed"]) == [
+                ("ending", "it ended"),
+                ("opening", "m stopped"),
+                ("paused", "m stopped"),
+            ]
+            assert never.cancelled()
+
+    story(run())
+
+
 def test_a_full_mailbox_holds_every_source_back_and_none_is_lost() -> None:
     async def run() -> None:
         door = asyncio.Event()
@@ -690,11 +760,14 @@ def test_sources_with_code_of_the_version_in_them_are_named_in_a_warning() -> No
             number = logger.add(told.append, format="{message}", level="WARNING")
             attach(app, "a", Own())
             attach(app, "b", Own())
+            swap(app, Lines, "2.0.0")
+            attach(app, "c", Own())
             logger.remove(number)
         return told
 
-    (told,) = asyncio.run(run())
-    assert "sources of m.frame hold code of 1.0.0: an instance of" in told
+    first, second = asyncio.run(run())
+    assert "sources of m.frame hold code of 1.0.0: an instance of" in first
+    assert "sources of m.frame hold code of 2.0.0: an instance of" in second
 
 
 def test_a_module_without_sources_has_none_to_look_at() -> None:

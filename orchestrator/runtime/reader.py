@@ -29,13 +29,23 @@ ITEMS_A_TURN = 16  # of one input that never waits, before the loop turns
 class Reader:
     """One input's task: call the author's coroutine, deliver what it returns, again. `name` is the intake's."""
 
-    __slots__ = ("_count_failure", "_in", "_interruptible", "_stopping", "name", "proxy", "task")
+    __slots__ = (
+        "_count_failure",
+        "_in",
+        "_interrupted",
+        "_interruptible",
+        "_stopping",
+        "name",
+        "proxy",
+        "task",
+    )
 
     def __init__(self, name: str, proxy: ModuleProxy, failed: Callable[[], None]) -> None:
         self.name = name
         self.proxy = proxy
         self._count_failure = failed
         self._interruptible = False
+        self._interrupted = False  # once is enough: what it does about that must not be interrupted too
         self._in: Implementation | None = None  # the version in whose code it is
         self._stopping = False
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._run(), name=self.label)
@@ -60,7 +70,7 @@ class Reader:
 
     def move(self) -> None:
         """Leave the old version's code, if inside it, and go on with the new version's."""
-        if not self._interruptible:
+        if not self._interruptible or self._interrupted:
             return
         waits_for: asyncio.Future[object] | None = getattr(self.task, "_fut_waiter", None)
         if waits_for is not None and _has_come(waits_for):
@@ -68,6 +78,7 @@ class Reader:
             # throws it in place of the result. Look again when it has run.
             asyncio.get_running_loop().call_soon(self._move_from, self._in)
         else:
+            self._interrupted = True
             self.task.cancel()
 
     def _move_from(self, version: Implementation | None) -> None:
@@ -77,6 +88,7 @@ class Reader:
     def stop(self) -> None:
         """Read no more; an item that was returned is still delivered."""
         self._stopping = True
+        self._interrupted = False
         self.move()
 
     # -- what an intake and a source differ in -----------------------------------------------------------------
@@ -111,7 +123,7 @@ class Reader:
                 await self._ended(f"{self.proxy.name}{version} has no intake {self.name!r}")
                 return
             try:
-                self._interruptible, self._in = True, implementation
+                self._interruptible, self._interrupted, self._in = True, False, implementation
                 item = await self._read(implementation)
                 self._interruptible = False  # no await between the return and here: what was returned is ours
                 check_body(item)  # it may be the next version that gets it
@@ -154,7 +166,7 @@ class Reader:
         )
         clock = self.proxy.app.clock
         try:
-            self._interruptible = True
+            self._interruptible, self._interrupted = True, False
             await sleep_until(clock, clock.now() + pause_s)
         except asyncio.CancelledError:
             pass  # a swap or a stop: the loop looks which
