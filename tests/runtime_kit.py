@@ -78,7 +78,8 @@ async def idle(app: Application) -> None:
 def books_balance(app: Application) -> bool:
     """Is every accepted message handled, dead, under way or waiting?"""
     return all(
-        p.mailbox.accepted == p.handled + p.dead + len(p.mailbox.queue) + (p.unit is not None)
+        p.mailbox.accepted
+        == p.handled + p.dead + p.mailbox.dropped + len(p.mailbox.queue) + (p.unit is not None)
         for p in app.modules.values()
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from loguru import logger
 
 from orchestrator.runtime.clock import Clock, LoopClock
+from orchestrator.runtime.errors import MailboxFull
 from orchestrator.runtime.events import EventManager, Subscription
 from orchestrator.runtime.letters import DeadLetters
 from orchestrator.runtime.message import Message
@@ -95,14 +96,24 @@ class Application:
         self.events.table = wiring.subscriptions
         for name, proxy in wiring.modules.items():
             proxy.also = wiring.also.get(name, ())
+        self.names.tell_who_waits()
 
     async def send(
-        self, name: str, type_: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        name: str,
+        type_: str,
+        body: object = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        wait_s: float = 0.0,
     ) -> int:
-        """Send a message from outside; returns its id once it is accepted.
+        """Send a message from outside; returns its id once it is accepted. `wait_s`: so long the name may be unbound.
 
         Raises UnknownName; MailboxFull if there was no room in `timeout_s` seconds.
         """
+        until = self.clock.now() + wait_s
+        while self.names.find(name) is None and self.clock.now() < until:
+            await self.names.when_bound(name, self.clock, until)
         message = self.message(type_, body, "")
         await self.names.resolve(name).post(message, timeout_s)
         return message.id
@@ -117,23 +128,40 @@ class Application:
         return await self.names.resolve(name).ask(self.message(type_, body, ""), timeout_s)
 
     async def publish(self, topic: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
-        """Publish an event from outside; returns how many subscribers accepted it.
+        """Publish an event from outside; returns how many subscriptions took it. One that is slow keeps none from theirs.
 
-        Raises MailboxFull at the first that has no room in time; those before it have it.
+        Raises MailboxFull, which names those that made no room in time; the others have it.
         """
         subscriptions = self.events.subscribers(topic)
+        self.events.note(topic, "")
+        until = self.clock.now() + timeout_s
+        waits = []
         for subscription in subscriptions:
             message = self.message(subscription.type, body, "")
-            message.topic = topic
-            await subscription.proxy.post(message, timeout_s)
+            admitted = subscription.give(message, topic)
+            if admitted is not None:
+                waits.append((subscription.proxy, message, admitted))
+        full = []
+        try:
+            while waits:
+                proxy, message, admitted = waits.pop(0)
+                try:
+                    await proxy.room_for(message, admitted, timeout_s, until)
+                except MailboxFull as error:
+                    full.append(str(error))
+        finally:
+            for proxy, message, admitted in waits:  # the caller was cancelled
+                admitted.cancel()
+                proxy.mailbox.withdraw(message)
+        if full:
+            had = len(subscriptions) - len(full)
+            raise MailboxFull(f"{' '.join(full)} {had} of {len(subscriptions)} subscriptions have the event.")
         return len(subscriptions)
 
     def announce(self, topic: str, body: object) -> None:
         """Publish an event of the framework's own; a subscriber without room goes without, and it is logged."""
         for subscription in self.events.subscribers(topic):
-            if subscription.proxy.mailbox.full:
+            if subscription.proxy.mailbox.full and not subscription.drops_oldest:
                 logger.warning("{} had no room for the event {}", subscription.proxy.name, topic)
                 continue
-            message = self.message(subscription.type, body, "livetag")
-            message.topic = topic
-            subscription.proxy.accept(message)
+            subscription.give(self.message(subscription.type, body, "livetag"), topic)

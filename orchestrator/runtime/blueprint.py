@@ -25,6 +25,7 @@ class Blueprint:
     __slots__ = (
         "cls",
         "codec",
+        "drop_oldest",
         "each",
         "handlers",
         "intakes",
@@ -46,12 +47,17 @@ class Blueprint:
         self.tables = find_tables(cls, cls._table_steps)
         self.handlers: dict[str, Handler] = {}
         self.subscriptions: tuple[str, ...] = ()
+        self.drop_oldest: frozenset[str] = (
+            frozenset()
+        )  # of these, patterns whose events may be given up for newer ones
         self.timers: dict[str, float] = {}
         self.intakes: tuple[str, ...] = ()
         self.each: tuple[str, ...] = ()  # intakes with one task for each source
         self.resources = resources_of(cls)
         for name, function, mark in _marked(cls):
             self._add(name, function, mark)
+        #: Patterns whose waiting events may be given up for newer ones.
+        self.drop_oldest = frozenset(mark.name for _, _, mark in _marked(cls) if mark.drop_oldest)
         attach(self.handlers, _upcasts(cls), cls.__name__)
 
     def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:

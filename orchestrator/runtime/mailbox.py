@@ -15,13 +15,14 @@ from orchestrator.runtime.message import Message
 class Mailbox:
     """Messages in order of arrival, at most `limit` of them; whoever comes later waits outside, in order."""
 
-    __slots__ = ("accepted", "late", "limit", "queue")
+    __slots__ = ("accepted", "dropped", "late", "limit", "queue")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.queue: deque[Message] = deque()
         self.late: deque[tuple[Message, asyncio.Future[None]]] = deque()
         self.accepted = 0
+        self.dropped = 0  # accepted, and given up for a newer one as their subscriber wished
 
     def __len__(self) -> int:
         return len(self.queue) + len(self.late)
@@ -47,6 +48,20 @@ class Mailbox:
         """
         self.queue.append(message)
         self.accepted += 1
+
+    def replace_oldest(self, message: Message) -> bool:
+        """Take the message in place of the oldest of its type that waits, at the end; False: there is none, nothing was done.
+
+        For those who would rather lose the oldest: it is counted as `dropped`. The mailbox is as long as before.
+        """
+        for index, waiting in enumerate(self.queue):
+            if waiting.type == message.type:
+                del self.queue[index]
+                self.queue.append(message)
+                self.accepted += 1
+                self.dropped += 1
+                return True
+        return False
 
     def take(self) -> Message:
         """The oldest message; the first who waits outside comes in."""

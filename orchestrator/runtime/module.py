@@ -33,6 +33,7 @@ class Mark(msgspec.Struct, frozen=True):
     thread: bool = False
     again: bool = False
     each: bool = False
+    drop_oldest: bool = False
     upcast: Upcast | None = None
 
 
@@ -61,12 +62,16 @@ def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool
     return lambda function: _mark(function, Mark("handles", name or "", thread=thread, again=again))
 
 
-def subscribes(pattern: str, /, *, thread: bool = False, again: bool = False) -> Callable[[F], F]:
+def subscribes(
+    pattern: str, /, *, thread: bool = False, again: bool = False, drop_oldest: bool = False
+) -> Callable[[F], F]:
     """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending.
 
-    `thread` and `again` are those of `handles`.
+    `thread` and `again` are those of `handles`. With `drop_oldest` a full mailbox keeps no publisher waiting: the oldest
+    waiting event of this subscription is given up for the new one (or the new one, if none waits), counted, no dead letter.
     """
-    return lambda function: _mark(function, Mark("subscribes", pattern, thread=thread, again=again))
+    mark = Mark("subscribes", pattern, thread=thread, again=again, drop_oldest=drop_oldest)
+    return lambda function: _mark(function, mark)
 
 
 def upcasts(type: str, before: int, after: int, /) -> Callable[[F], F]:  # noqa: A002  # the field's word
@@ -167,12 +172,26 @@ class Module(Generic[S]):
     async def stop(self) -> None:
         """Let go of everything; called exactly once, whether this instance served or not."""
 
-    def send(self, name: str, type: str, body: object = None) -> None:  # noqa: A002  # the field's word
+    def send(
+        self,
+        name: str,
+        type: str,  # noqa: A002  # the field's word
+        body: object = None,
+        *,
+        wait_s: float | None = None,
+    ) -> None:
         """Send a message when this unit of work ends.
+
+        With `wait_s` the name may be unbound: what this unit gave out waits, in order, for so many seconds from now, and is
+        then a dead letter; the next unit begins after that. An ask never waits for a name.
 
         Raises UnknownName at once if nothing is bound to the name, NotInService outside a unit of a serving version.
         """
-        self._serving("send").send(name, type, body)
+        self._serving("send").send(name, type, body, wait_s)
+
+    def bound(self, name: str) -> bool:
+        """Whether a message could be sent to the name now. Raises NotInService before service."""
+        return self._serving("bound").proxy.app.names.find(name) is not None
 
     def publish(self, topic: str, body: object = None) -> None:
         """Publish an event when this unit of work ends. Raises NotInService outside a unit of a serving version."""

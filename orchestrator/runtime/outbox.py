@@ -10,100 +10,138 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.runtime.message import Message
-
 if TYPE_CHECKING:
+    from orchestrator.runtime.events import Subscription
     from orchestrator.runtime.proxy import ModuleProxy
 
 
 class Output(NamedTuple):
     """What a unit gave out: a message for a name, or, without a type, an event on a topic.
 
-    An event that was made into messages has them, each with its target.
+    `until`: the clock's time up to which the name may be unbound. An event that some subscribers have already is one
+    output for each subscription that has to wait.
     """
 
     name: str
     type: str | None
     body: object
-    message: Message | None = None
-    target: ModuleProxy | None = None
+    until: float | None = None
+    subscription: Subscription | None = None
 
 
 class Outbox:
-    """Outputs of one module in their order; at most one of them waits for room, and those behind it with it."""
+    """Outputs of one module in their order. What is behind one that waits, for room or for its name, waits with it.
 
-    __slots__ = ("_admission", "_owner", "_room_at", "queue")
+    Only the deliveries of one event wait side by side: a subscriber without room keeps none of the others from theirs.
+    """
+
+    __slots__ = ("_gives_up", "_owner", "_waits", "queue")
 
     def __init__(self, owner: ModuleProxy) -> None:
         self.queue: deque[Output] = deque()
         self._owner = owner
-        self._admission: asyncio.Future[None] | None = None  # room that the last output waits for
-        self._room_at: ModuleProxy | None = None  # in whose mailbox
+        #: What waits, and at whose mailbox; None: for a name.
+        self._waits: dict[asyncio.Future[None], ModuleProxy | None] = {}
+        self._gives_up = False
 
     @property
     def empty(self) -> bool:
-        return not self.queue and self._admission is None
+        return not self.queue and not self._waits
 
     @property
     def room_at(self) -> ModuleProxy | None:
-        """The module in whose mailbox an output waits for room now."""
-        return None if self._admission is None or self._admission.done() else self._room_at
+        """A module in whose mailbox an output waits for room now."""
+        if not self._waits:
+            return None
+        return next(iter(self.rooms), None)
+
+    @property
+    def rooms(self) -> list[ModuleProxy]:
+        """The modules in whose mailboxes outputs wait for room now."""
+        return [proxy for waits, proxy in self._waits.items() if proxy is not None and not waits.done()]
 
     def let_out(self) -> bool:
-        """Deliver outputs in order until one has to wait for room; True: all have left."""
+        """Deliver outputs in order until one has to wait; True: all have left."""
         app, owner = self._owner.app, self._owner
         while self.queue:
-            if self._admission is not None:
+            if self._waits:
                 return False
             output = self.queue.popleft()
-            if output.type is None:
-                self.queue.extendleft(reversed(self._deliveries(output)))
-                continue
-            message = output.message or app.message(output.type, output.body, owner.name)
-            target = output.target or app.names.find(output.name)
-            if target is None:
-                reason = (
-                    app.names.absent.get(output.name) or f"no module is bound to {output.name!r} any more"
-                )
-                app.letters.add(output.name, message, reason, app.clock.wall())
-                continue
-            admitted = target.accept(message, owner)
-            if admitted is not None:
-                self._wait_for_room(target, admitted)
-        return self._admission is None
+            if output.subscription is not None:
+                self._give(output.subscription, output)
+            elif output.type is None:
+                self._publish(output)
+            elif (target := app.names.find(output.name)) is not None:
+                admitted = target.accept(app.message(output.type, output.body, owner.name), owner)
+                if admitted is not None:
+                    self._wait(admitted, target)
+            else:
+                self._unbound(output, output.type)
+        return not self._waits
+
+    def _unbound(self, output: Output, type_: str) -> None:
+        """Nobody has the name: wait for it as long as the sender said, else it is a dead letter."""
+        app = self._owner.app
+        if output.until is not None and app.clock.now() < output.until and not self._gives_up:
+            self.queue.appendleft(output)
+            self._wait(app.names.when_bound(output.name, app.clock, output.until), None)
+        else:
+            message = app.message(type_, output.body, self._owner.name)
+            app.letters.add(output.name, message, self._why_unbound(output), app.clock.wall())
+
+    def _why_unbound(self, output: Output) -> str:
+        absent = self._owner.app.names.absent.get(output.name)
+        if absent:
+            return absent
+        if output.until is None:
+            return f"no module is bound to {output.name!r} any more"
+        return f"no module was bound to {output.name!r} in the time that the sender gave it (wait_s)"
+
+    def _publish(self, event: Output) -> None:
+        """Deliver an event to all who have room; those who have not wait side by side."""
+        events = self._owner.app.events
+        events.note(event.name, self._owner.name)
+        later: list[Output] = []
+        for subscription in events.subscribers(event.name):
+            if (
+                subscription.proxy in self._waits.values()
+            ):  # its events stay in the order of its subscriptions
+                later.append(event._replace(subscription=subscription))
+            else:
+                self._give(subscription, event)
+        self.queue.extendleft(reversed(later))
+
+    def _give(self, subscription: Subscription, event: Output) -> None:
+        message = self._owner.app.message(subscription.type, event.body, self._owner.name)
+        admitted = subscription.give(message, event.name, self._owner)
+        if admitted is not None:
+            self._wait(admitted, subscription.proxy)
 
     async def flush(self) -> None:
         """Return when all outputs have left."""
         while not self.let_out():
-            admission = self._admission
-            if admission is not None and not admission.done():
-                await asyncio.wait([admission])  # never cancels it: the output was given, it must arrive
+            waits = [each for each in self._waits if not each.done()]
+            if waits:
+                await asyncio.wait(waits)  # never cancels them: what was given must arrive
             else:
                 await asyncio.sleep(0)  # its callback is due in this turn of the loop
 
     def hand_in(self) -> None:
         """Put what is left before the targets, in order, without waiting: the module ends, what its units gave stays."""
-        self._admission = None
+        self._gives_up = True
+        for wait, target in self._waits.items():
+            if target is None:  # for a name
+                wait.cancel()
+        self._waits = {}
         while not self.let_out():
-            self._admission = None
+            self._waits = {}
+        self._gives_up = False
 
-    def _deliveries(self, event: Output) -> list[Output]:
-        """An event as one message for each subscriber."""
-        app = self._owner.app
-        made = []
-        for subscription in app.events.subscribers(event.name):
-            message = app.message(subscription.type, event.body, self._owner.name)
-            message.topic = event.name
-            proxy = subscription.proxy
-            made.append(Output(proxy.name, subscription.type, event.body, message, proxy))
-        return made
-
-    def _wait_for_room(self, target: ModuleProxy, admitted: asyncio.Future[None]) -> None:
-        self._admission, self._room_at = admitted, target
-        admitted.add_done_callback(self._room_made)
-        if self._owner.app.quiesce is not None:
+    def _wait(self, admitted: asyncio.Future[None], target: ModuleProxy | None) -> None:
+        self._waits[admitted] = target
+        admitted.add_done_callback(self._go_on)
+        if target is not None and self._owner.app.quiesce is not None:
             self._owner.app.quiesce.look_again(self._owner)
 
-    def _room_made(self, admitted: asyncio.Future[None]) -> None:
-        if self._admission is admitted:
-            self._admission = self._room_at = None
+    def _go_on(self, admitted: asyncio.Future[None]) -> None:
+        self._waits.pop(admitted, None)

@@ -32,6 +32,7 @@ from orchestrator.runtime.waits import Wait, leads_to
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Application
+    from orchestrator.runtime.events import Counts
     from orchestrator.runtime.implementation import BoundHandler, Implementation
     from orchestrator.runtime.quiesce import Quiesce
     from orchestrator.runtime.rest import Resting
@@ -48,6 +49,7 @@ class ModuleProxy:
         self.name = name
         self.also: tuple[str, ...] = ()  # more names it is bound to
         self.mailbox = Mailbox(mailbox_messages)
+        self.event_counts: dict[str, Counts] = {}  # by pattern, over all its versions
         self.implementation: Implementation | None = None
         self.handlers: dict[str, BoundHandler] = {}
         self.unit: Message | None = None  # the message that is being handled
@@ -194,15 +196,20 @@ class ModuleProxy:
         Raises MailboxFull if there was no room for `timeout_s`; the message was not accepted.
         """
         admitted = self.accept(message)
-        if admitted is None:
-            return
+        if admitted is not None:
+            await self.room_for(message, admitted, timeout_s, self.app.clock.now() + timeout_s)
+
+    async def room_for(
+        self, message: Message, admitted: asyncio.Future[None], timeout_s: float, until: float
+    ) -> None:
+        """Return once a message from outside that waits for room is accepted. Raises MailboxFull at `until`."""
         timed_out = False
 
         def give_up() -> None:
             nonlocal timed_out
             timed_out = admitted.cancel()
 
-        timer = self.app.clock.call_at(self.app.clock.now() + timeout_s, give_up)
+        timer = self.app.clock.call_at(until, give_up)
         try:
             await admitted
         except asyncio.CancelledError:

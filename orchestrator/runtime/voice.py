@@ -34,13 +34,17 @@ class Voice:
     def __init__(self, proxy: ModuleProxy) -> None:
         self.proxy = proxy
 
-    def send(self, name: str, type_: str, body: object) -> None:
+    def send(self, name: str, type_: str, body: object, wait_s: float | None = None) -> None:
         """Called by the author's `send`: checked now, delivered when the unit ends."""
         proxy = self.proxy
         self._unit("send")
         check_body(body)
-        proxy.app.names.resolve(name)
-        proxy.outbox.queue.append(Output(name, type_, body))
+        if wait_s is None:
+            proxy.app.names.resolve(name)
+            proxy.outbox.queue.append(Output(name, type_, body))
+        else:
+            until = proxy.app.clock.now() + wait_s
+            proxy.outbox.queue.append(Output(name, type_, body, until=until))
 
     def publish(self, topic: str, body: object) -> None:
         """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
@@ -90,10 +94,13 @@ class Voice:
         try:
             await within(clock, outbox.flush(), timeout_s)
         except TimeoutError:
-            room_at = outbox.room_at.name if outbox.room_at is not None else "a full mailbox"
+            room_at = outbox.room_at
+            for_what = (
+                f"room at {room_at.name}" if room_at is not None else "its name to be bound, or for room"
+            )
             raise AskTimeout(
-                f"{name} was not asked {type_!r}: what this unit sent before waits for room at {room_at}, and found "
-                f"none in {timeout_s:g} s."
+                f"{name} was not asked {type_!r}: what this unit sent before waits for {for_what}, and found none in "
+                f"{timeout_s:g} s."
             ) from None
         return deadline - clock.now()
 

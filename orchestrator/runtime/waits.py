@@ -31,8 +31,8 @@ class Wait(msgspec.Struct, frozen=True):
 
 def waits_of(proxy: ModuleProxy) -> list[Wait]:
     """All that a module waits for now: whom its unit asks, and who has no room for what its units gave out."""
-    room_at = proxy.outbox.room_at
-    return proxy.waits_on if room_at is None else [*proxy.waits_on, Wait(ROOM, room_at)]
+    rooms = proxy.outbox.rooms
+    return [*proxy.waits_on, *(Wait(ROOM, room_at) for room_at in rooms)] if rooms else proxy.waits_on
 
 
 def waited_for_by(proxies: Iterable[ModuleProxy]) -> dict[str, ModuleProxy]:
@@ -81,7 +81,7 @@ def circle_of_asks(asker: ModuleProxy, target: ModuleProxy) -> list[ModuleProxy]
         return [asker, *asks]
     while chain := chain_to(target, asker):  # at least one wait for room is in it, and that ends here
         for waiter, whom in itertools.pairwise(chain):
-            if waiter.outbox.room_at is whom:
+            if whom in waiter.outbox.rooms:
                 whom.mailbox.admit_all()
     return []
 
