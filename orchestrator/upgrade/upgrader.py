@@ -169,7 +169,7 @@ class Upgrader(Lookout):
         """Journal the overrides that hold no longer, and tell those whose tags ended them."""
         for override, why in ended:
             self.book.append(OverrideEnded(override.module, override.what, override.value, why))
-            text = f"{override.module} is no longer {override.said}: {why}"
+            text = f"{override.module} was {override.said}; that is over: {why}"
             logger.info(text)
             for group in plan.ready:
                 if any(change.name == override.module for change in group.changes):
@@ -352,7 +352,8 @@ class Upgrader(Lookout):
 
     def _report(self, group: Group, txn: int, phase: Phase, text: str) -> None:
         logger.debug("transaction {}: {}", txn, text)
-        if phase in {Phase.PLANNED, Phase.PREPARED}:
+        quiet = not any(change.brings_code for change in group.changes)  # done before one could read of it
+        if phase in {Phase.PLANNED, Phase.PREPARED} and not (group.overrides and quiet):
             self.progress.tell(Event(group.tags, phase.value, text, txn))
 
     async def _keep(self, images: Sequence[ModuleImage]) -> None:
