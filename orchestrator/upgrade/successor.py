@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from orchestrator.runtime.description import Description
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Live
-from orchestrator.upgrade.records import Change
+from orchestrator.upgrade.records import Change, Entry
 from orchestrator.upgrade.shapes import narrower
 from repo_store.release import Version
 
@@ -19,6 +20,25 @@ def goes_back(change: Change) -> bool:
     return Version.parse(change.after.version) < Version.parse(change.before.version)
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a release no longer takes: the types, the fact, more about it, and what would keep them."""
+
+    types: tuple[str, ...]
+    fact: str
+    more: str
+    way_out: str
+
+    @property
+    def named(self) -> str:
+        return ", ".join(map(repr, self.types))
+
+    @property
+    def fault(self) -> str:
+        fact = f"{self.fact}, and such messages may be waiting{self.more}"
+        return f"{fact}. {self.way_out}, or give it up in module.toml: drops = [{self.named}]"
+
+
 def acceptance_checks(change: Change, candidate: Candidate | None, live: Live) -> Iterable[Check]:
     """What the release no longer takes and does not name in `drops` is its fault; of a way back it is only said.
 
@@ -28,57 +48,48 @@ def acceptance_checks(change: Change, candidate: Candidate | None, live: Live) -
     if before is None or after is None or candidate is None or candidate.description is None:
         return
     what = f"{change.name}: accepts what {before.version} accepted"
-    lost = [*_types(change, candidate, live), *_shapes(change, candidate, live)]
+    drops = candidate.manifest.drops
+    lost = [
+        *_types(before, candidate.description, live, drops),
+        *_shapes(before, after, candidate.description, live, drops),
+    ]
     if not lost:
         yield Check(what, True, "it handles every type that may be waiting")
     back = goes_back(change)
-    for fact, types, way_out in lost:
+    for loss in lost:
         if back:
-            why = f"{change.name}: going back, so messages of type {types} that still wait go to the dead letters: {fact}"
-            yield Check(what, True, why, loud=True)
+            waiting = f"messages of type {loss.named} that still wait go to the dead letters{loss.more}"
+            yield Check(what, True, f"{change.name}: going back, so {waiting}", loud=True)
         else:
-            yield Check(
-                what, False, f"{fact}. {way_out}, or give it up in module.toml: drops = [{types}]", "release"
-            )
+            yield Check(what, False, loss.fault, "release")
 
 
-def _types(change: Change, candidate: Candidate, live: Live) -> Iterable[tuple[str, str, str]]:
-    """(what is lost, the types, what to do) for types that have no handler any more."""
-    before, description = change.before, candidate.description
-    assert before is not None and description is not None  # noqa: S101, PT018  # the caller looked
-    missing = sorted(live.accepts - set(description.handles) - set(candidate.manifest.drops))
+def _types(before: Entry, new: Description, live: Live, drops: Sequence[str]) -> Iterable[Loss]:
+    """Types that have no handler any more."""
+    missing = tuple(sorted(live.accepts - set(new.handles) - set(drops)))
     if missing:
-        named = _quoted(missing)
-        fact = f"{change.name} no longer handles {named}, which {before.version} accepts, and such messages may be waiting"
-        yield fact, named, f"Handle {named}"
+        named = ", ".join(map(repr, missing))
+        fact = f"{before.name} no longer handles {named}, which {before.version} accepts"
+        yield Loss(missing, fact, "", f"Handle {named}")
 
 
-def _shapes(change: Change, candidate: Candidate, live: Live) -> Iterable[tuple[str, str, str]]:
-    """The same for types whose handler takes less."""
-    before, after, old, new = change.before, change.after, live.description, candidate.description
-    assert before is not None and after is not None and new is not None  # noqa: S101, PT018  # the caller looked
+def _shapes(
+    before: Entry, after: Entry, new: Description, live: Live, drops: Sequence[str]
+) -> Iterable[Loss]:
+    """Types whose handler takes less."""
+    old = live.description
     if old is None:
         return
-    for type_ in sorted(set(old.handles) & set(new.handles) - set(candidate.manifest.drops)):
+    for type_ in sorted(set(old.handles) & set(new.handles) - set(drops)):
         wrong = _narrower(type_, old, new)
         if wrong:
             number = len(old.upcasts.get(type_, ())) + 1
-            fact = (
-                f"{change.name} {after.version} does not take every {type_!r} that {before.version} takes, and such "
-                f"messages may be waiting: {'; '.join(wrong)}"
-            )
-            yield (
-                fact,
-                _quoted([type_]),
-                f'Take the old shape too, by @upcasts("{type_}", {number}, {number + 1})',
-            )
+            fact = f"{before.name} {after.version} does not take every {type_!r} that {before.version} takes"
+            way_out = f'Take the old shape too, by @upcasts("{type_}", {number}, {number + 1})'
+            yield Loss((type_,), fact, f": {'; '.join(wrong)}", way_out)
 
 
 def _narrower(type_: str, old: Description, new: Description) -> list[str]:
     accepted = (old.handles[type_], *old.upcasts.get(type_, ()))
     upcasts = new.upcasts.get(type_, ())
     return list(dict.fromkeys(p for shape in accepted for p in narrower(shape, new.handles[type_], upcasts)))
-
-
-def _quoted(types: Sequence[str]) -> str:
-    return ", ".join(map(repr, types))

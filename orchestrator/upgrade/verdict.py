@@ -74,7 +74,7 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
     for group in view.plan.waiting:
         if tag in group.tags:
             text = f"{words.sentence(group.waits)}\n{words.serving_now(group.changes)}"
-            return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that is in service.")
+            return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that has changed.")
     for group in view.plan.held:
         if tag in group.tags:
             text = f"not deployed: {group.held} deploys it, and livetag deploy {tag} does so now"
