@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.control.demo.facts import Seen
+from orchestrator.runtime.table import Table
 from sample_app.modules.decoder import Decoder
 from sample_app.modules.detector import Detector
 from sample_app.modules.rib import Rib
@@ -36,6 +37,9 @@ class _Line:
         self._waiting: deque[tuple[str, str, Any]] = deque()
         for module in self.modules.values():
             module.state = module.initial_state()
+            vars(module).update(
+                {name: {} for name, each in vars(type(module)).items() if isinstance(each, Table)}
+            )
             module.send = lambda *message: self._waiting.append(message)
             module.publish = lambda *_event: None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from livetag import Module, handles
+from livetag import Module, Table, handles
 
 ESTABLISHED = 6  # the state of a BGP session that carries routes (RFC 4271 §8)
 
@@ -27,14 +27,14 @@ class Route(TypedDict):
 
 
 class State(TypedDict):
-    routes: dict[
-        str, dict[str, Route]
-    ]  # prefix → peer (`192.0.2.1`, or `192.0.2.1#7` with path id 7) → route
+    peers: dict[str, int]  # peer (`192.0.2.1`, or `192.0.2.1#7` with path id 7) → how many routes it has
 
 
 class Rib(Module[State]):
+    routes: Table[tuple[str, str], Route] = Table(version=1)  # prefix and peer → route
+
     def initial_state(self) -> State:
-        return {"routes": {}}
+        return {"peers": {}}
 
     @handles
     def update(self, update: Update) -> None:
@@ -51,37 +51,41 @@ class Rib(Module[State]):
     def session(self, time: float, peer: str, before: int, after: int) -> None:  # noqa: ARG002 - the body's fields
         """Forget the routes of a peer whose session went down."""
         if before == ESTABLISHED and after != ESTABLISHED:
-            for prefix, peers in list(self.state["routes"].items()):
-                for key in [key for key in peers if key.partition("#")[0] == peer]:
+            for prefix, key in list(self.routes):
+                if key.partition("#")[0] == peer:
                     self._drop(prefix, key)
 
-    @handles
-    def routes(self, prefix: str) -> dict[str, Route]:
+    @handles("routes")
+    def of_prefix(self, prefix: str) -> dict[str, Route]:
         """Answer which peers have a route to this prefix, and what it is."""
-        return dict(self.state["routes"].get(prefix, {}))
+        found = ((peer, self.routes.get((prefix, peer))) for peer in self.state["peers"])
+        return {peer: route for peer, route in found if route is not None}
 
     @handles
     def size(self) -> dict[str, int]:
-        routes = self.state["routes"]
-        return {"prefixes": len(routes), "routes": sum(len(peers) for peers in routes.values())}
+        return {"prefixes": len({prefix for prefix, _ in self.routes}), "routes": len(self.routes)}
 
     def _announce(self, update: Update) -> list[str]:
         """Store the announced routes; returns the prefixes whose origin is new at this peer."""
         origin = update["origin"]
         route: Route = {"path": update["path"], "origin": origin, "since": update["time"]}
+        peers = self.state["peers"]
         moved = []
         for named in update["announced"]:
             prefix, mark, path_id = named.partition("#")
             key = update["peer"] + mark + path_id
-            peers = self.state["routes"].setdefault(prefix, {})
-            before = peers.get(key)
+            before = self.routes.get((prefix, key))
+            if before is None:
+                peers[key] = peers.get(key, 0) + 1
             if before is None or before["origin"] != origin:
                 moved.append(prefix)
-            peers[key] = route
+            self.routes[prefix, key] = route
         return moved
 
     def _drop(self, prefix: str, key: str) -> None:
-        peers = self.state["routes"].get(prefix, {})
-        peers.pop(key, None)
-        if not peers:
-            self.state["routes"].pop(prefix, None)
+        if self.routes.pop((prefix, key), None) is None:
+            return
+        peers = self.state["peers"]
+        peers[key] -= 1
+        if not peers[key]:
+            del peers[key]
