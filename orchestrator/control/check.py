@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.control.environment import host_environment
 from orchestrator.control.working_copy import WorkingCopy, made_from, opened
+from orchestrator.runtime.description import TableDescription
 from orchestrator.runtime.errors import MigrationMissing, ModuleError
 from orchestrator.runtime.message import is_authors
 from orchestrator.runtime.state import find_path
@@ -21,8 +22,9 @@ from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Live
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
 from orchestrator.upgrade.plan import Plan, make_plan
-from orchestrator.upgrade.preview import check_text
+from orchestrator.upgrade.preview import check_text, is_remark
 from orchestrator.upgrade.source import StagedSource, resolve_config
+from orchestrator.upgrade.table_checks import TableInService
 from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import TrialSection
 
@@ -130,7 +132,19 @@ def _live(before: Candidate) -> Live:
     if description is None:
         return Live()
     accepts = frozenset(t for t in description.handles if is_authors(t))
-    return Live(accepts, frozenset(description.migrations), description)
+    tables = {name: _in_service(table) for name, table in description.tables.items()}
+    return Live(accepts, frozenset(description.migrations), description, tables)
+
+
+def _in_service(table: TableDescription) -> TableInService:
+    """A Table as the release before would have it, all of its records of its own version."""
+    return TableInService(
+        table.version,
+        frozenset({table.version}),
+        frozenset(table.migrations),
+        table.key_schema,
+        table.record_schema,
+    )
 
 
 def _module_of(each: Check) -> str:
@@ -139,10 +153,8 @@ def _module_of(each: Check) -> str:
 
 
 def _verdict(each: Check) -> bool | None:
-    """A check that fails fails; one that holds loudly, or an edge that holds, is only said."""
-    if not each.ok:
-        return False
-    return None if each.loud or " → " in each.what.partition(": ")[0] else True
+    """A check that fails fails; one that holds may only be said."""
+    return False if not each.ok else None if is_remark(each) else True
 
 
 class _Trials:

@@ -8,7 +8,8 @@ from typing import Any
 
 from orchestrator.control.module_facts import does
 from orchestrator.upgrade import words
-from orchestrator.upgrade.preview import Forecast, Step, check_text, state_text
+from orchestrator.upgrade.checks import Check
+from orchestrator.upgrade.preview import Forecast, Step, check_text, is_remark, state_text
 
 Facts = dict[str, Any]  # Any: JSON
 
@@ -37,6 +38,7 @@ def document(forecasts: Sequence[Forecast], said: Sequence[Said], drift: Sequenc
                 "ok": c.ok,
                 "why": c.why,
                 "fault": c.fault,
+                "mark": _mark(c),
                 "text": check_text(c),
                 "transaction": number,
             }
@@ -89,15 +91,17 @@ def _step(number: int, forecast: Forecast, step: Step) -> Facts:
     }
 
 
+def _mark(check: Check) -> str:
+    if check.ok:
+        return "note" if is_remark(check) else "ok"
+    return "not ok" if check.fault is not None else "waits"
+
+
 def lines(forecast: Forecast) -> list[str]:
     """What a plan says of one transaction below its first line, for the terminal of a pusher."""
     states = [f"{s.change.name} {state_text(s.states)}" for s in forecast.steps if len(s.states) > 1]
     told = [c for c in forecast.checks if not c.ok and c.why.rstrip(".") in forecast.why]
-    checks = [
-        f"{'ok' if c.ok else 'not ok' if c.fault else 'waits':<6}  {check_text(c)}"
-        for c in forecast.checks
-        if c not in told
-    ]
+    checks = [f"{_mark(c):<6}  {check_text(c)}" for c in forecast.checks if c not in told]
     migrated = [f"state: {', '.join(states)}"] if states else []
     pause = [f"expected pause: {forecast.pause}"] if forecast.kind in {"ready", "held"} else []
     return [*migrated, *checks, *pause]

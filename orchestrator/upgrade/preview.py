@@ -140,13 +140,24 @@ def _states(change: Change, seen: Seen) -> tuple[int, ...]:
 def _completed(group: Group, seen: Seen) -> Iterable[Check]:
     """The checks of the plan; what the trial knows better of a way back takes the place of what the steps promise."""
     known = {
-        f"{c.name}: way back {c.after.state_version}→{c.before.state_version}": words.way_back(c, tried.lost)
+        _way_back(c.name, c.before, c.after): words.way_back(c, tried.lost)
         for c in group.changes
         if c.before is not None and c.after is not None
-        if (tried := seen.tried.get(c.name)) is not None and tried.lost is not None
+        if (tried := seen.tried.get(c.name)) is not None and tried.lost is not None and tried.on == "live"
     }
     for check in group.checks:
-        yield replace(check, why=known[check.what]) if check.ok and check.what in known else check
+        yield replace(check, why=known.pop(check.what)) if check.ok and check.what in known else check
+    for what, why in known.items():  # what the records of a Table lose, whose state version stays
+        yield Check(what, True, why)
+
+
+def _way_back(name: str, before: Entry, after: Entry) -> str:
+    between = (
+        f" {after.state_version}→{before.state_version}"
+        if after.state_version != before.state_version
+        else ""
+    )
+    return f"{name}: way back{between}"
 
 
 def _trial_checks(group: Group, seen: Seen) -> Iterable[Check]:
@@ -240,6 +251,11 @@ def _us(us: float) -> str:
 def state_text(states: tuple[int, ...]) -> str:
     """`1→2→3`, or one version if it is kept as it is; empty if there is none."""
     return _arrows(states)
+
+
+def is_remark(check: Check) -> bool:
+    """Whether a check that holds is said as a remark: loudly, or as an edge, of which only the odd ones are checks."""
+    return check.ok and (check.loud or " → " in check.what.partition(": ")[0])
 
 
 def check_text(check: Check) -> str:

@@ -141,7 +141,23 @@ LATER = "A way back to an older release"
 QUARANTINED = "A commit that is in quarantine"
 UNTRIED = "A plan without its trial"
 WITHOUT_TAG = "A plan of all that the tags ask for"
-ORDER = (*CASES, UNTRIED, PUSHED, TODAY, WITHOUT_TAG, LATER, QUARANTINED)
+REFUSED = "A push with -o plan of what would be refused"
+WAITING = "A push with -o plan of what would wait"
+HELD = "A release while a person holds the module"
+DRIFT = "A release that ends what a person has changed"
+ORDER = (
+    *CASES,
+    UNTRIED,
+    PUSHED,
+    REFUSED,
+    WAITING,
+    TODAY,
+    WITHOUT_TAG,
+    LATER,
+    QUARANTINED,
+    HELD,
+    DRIFT,
+)
 
 
 def footprint(deployment: Deployment) -> Mapping[str, Any]:
@@ -263,6 +279,22 @@ def test_a_push_with_the_plan_option_says_the_same_and_changes_nothing_but_objec
     story.told(PUSHED, f"git push -o plan live {' '.join(tags)}", done)
 
 
+@pytest.mark.parametrize(
+    ("heading", "like"),
+    [
+        (REFUSED, "A release that drops a message type"),
+        (WAITING, "A release that waits for another module"),
+    ],
+)
+def test_a_push_with_the_plan_option_says_why_not(story: Story, heading: str, like: str) -> None:
+    files, tags, _ = CASES[like]
+    with story.written(files, *tags):
+        done = story.deployment.push("-o", "plan", *tags)
+    assert done.returncode == 1
+    assert story.deployment.tags() == ["counter/v1.0.0"]
+    story.told(heading, f"git push -o plan live {' '.join(tags)}", done)
+
+
 def test_a_plan_as_json_has_the_steps_and_the_checks(story: Story) -> None:
     with story.written({"modules/counter/__init__.py": BY_KEY}, "counter/v1.1.0"):
         found = story.json(*story.repo, "counter/v1.1.0")
@@ -324,6 +356,28 @@ def test_a_way_back_is_planned_like_any_other_release(tmp_path: Path) -> None:
         done = story.plan(*story.repo, "counter/v1.3.0")
         assert done.returncode == 1
         story.told(QUARANTINED, "livetag plan --repo <clone> counter/v1.3.0", done)
+        if prose.updating():
+            prose.write(story.found, ORDER, FILE, HEAD)
+
+
+def test_what_persons_have_said_is_shown_in_a_plan(tmp_path: Path) -> None:
+    with hosted(tmp_path) as deployment:
+        story = Story(deployment)
+        assert deployment.livetag("hold", "counter", "--reason", "the exam runs").returncode == 0
+        with story.written({"modules/counter/__init__.py": BY_KEY}, "counter/v1.1.0"):
+            before = footprint(deployment)
+            held = story.plan(*story.repo, "counter/v1.1.0")
+            assert footprint(deployment) == before
+        assert held.returncode == 0, held.stdout + held.stderr
+        story.told(HELD, "livetag plan --repo <clone> counter/v1.1.0", held)
+
+        assert deployment.livetag("unhold", "counter").returncode == 0
+        disabled = deployment.livetag("disable", "counter", "--reason", "it counts twice")
+        assert disabled.returncode == 0, disabled.stderr
+        with story.written({"modules/counter/__init__.py": BY_KEY}, "counter/v1.1.0"):
+            drifted = story.plan(*story.repo, "counter/v1.1.0")
+        assert drifted.returncode == 0, drifted.stdout + drifted.stderr
+        story.told(DRIFT, "livetag plan --repo <clone> counter/v1.1.0", drifted)
         if prose.updating():
             prose.write(story.found, ORDER, FILE, HEAD)
 

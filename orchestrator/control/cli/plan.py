@@ -32,6 +32,9 @@ Trial = Annotated[
 ]
 
 
+STYLES = {"ok": "green", "note": "yellow", "waits": "yellow", "not ok": "red"}
+
+
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
     app.command(rich_help_panel=DEPLOY)(plan)
@@ -82,6 +85,8 @@ def _show_transaction(each: PlanTransaction, found: Plan) -> None:
     ]
     if rows:
         show_table(("module", "does", "from", "to", "state"), rows)
+    if each.kind == "held":
+        say_hanging("held    ", each.why, "yellow")
     for check in found.checks:
         if check.transaction == each.transaction:
             _show_check(check)
@@ -95,5 +100,5 @@ def _show_drift(drift: PlanDrift) -> None:
 
 
 def _show_check(check: PlanCheck) -> None:
-    mark, style = ("ok", "green") if check.ok else ("not ok", "red") if check.fault else ("waits", "yellow")
-    say_hanging(f"{mark:<6}  ", check.text or f"{check.what}: {check.why}", style)
+    mark = check.mark if check.mark in STYLES else "ok" if check.ok else "not ok"
+    say_hanging(f"{mark:<6}  ", check.text or f"{check.what}: {check.why}", STYLES[mark])

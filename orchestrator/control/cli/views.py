@@ -165,7 +165,7 @@ class PlanCheck(msgspec.Struct, frozen=True):
     what: str = ""
     ok: bool | None = None
     why: str = ""
-    fault: str | None = None
+    mark: str = ""
     text: str = ""
     transaction: int = 0
 
@@ -180,6 +180,7 @@ class PlanTransaction(msgspec.Struct, frozen=True, rename={"kind": "is"}):
     kind: str = ""
     by: list[str] = []
     text: str = ""
+    why: str = ""
     pause: PlanPause = PlanPause()
 
 
