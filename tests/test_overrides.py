@@ -141,6 +141,14 @@ def test_a_composition_that_comes_to_name_a_loaded_module_has_it_from_then_on() 
     assert found.ended
 
 
+def test_a_release_that_a_hold_keeps_back_ends_no_override() -> None:
+    tags = {**TAGS, **refs(counter_1_2_0="c9")}
+    best = desired(tags, (), prereleases=False)
+    sight = Sight(tags, best, (), None, TABLE, held={"counter"})
+    found = overrule(wishes(best, None), [override("disable")], sight)
+    assert (found.ended, found.wishes["counter"].enabled) == ((), False)
+
+
 def test_a_name_is_moved_from_the_module_that_has_it() -> None:
     app = AppManifest(modules={"counter": ModuleSpec(also=("front",)), "rib": ModuleSpec()})
     found = laid(override("bind", "rib", "front"), app=app)

@@ -21,7 +21,8 @@ _ORDER = {PRESENCE: 0, RELEASE: 1, SERVICE: 2}  # names last: they need to know 
 class Sight:
     """What overrides are held against: refs, the highest good tag of each package, quarantine, composition, table.
 
-    `composed` are the modules that the composition names, None without one.
+    `composed` are the modules that the composition names, None without one. `held` are those whose release waits for
+    the end of a hold: until then it ends no override.
     """
 
     refs: RefMap
@@ -29,6 +30,7 @@ class Sight:
     quarantine: Container[Key]
     composed: Collection[str] | None
     table: Mapping[str, Entry]
+    held: Container[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class _Wanted:
     def _over(self, o: Override) -> str:
         """Why the override holds no longer; empty: it holds."""
         given, composed = self._given.get(o.module), self._sight.composed
-        if given is not None and given_release(given) != o.against:
+        if given is not None and given_release(given) != o.against and o.module not in self._sight.held:
             return f"the tags give {given.ref.tag.name} now"
         if o.key[1] == PRESENCE:
             return ""

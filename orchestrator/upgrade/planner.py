@@ -15,6 +15,7 @@ from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
 from orchestrator.upgrade.desired import Key, desired, wishes
 from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.overrides import held_back
 from orchestrator.upgrade.overrule import Overruled, Sight, overrule
 from orchestrator.upgrade.plan import Group, Plan, Say, make_plan
 from orchestrator.upgrade.records import Entry
@@ -87,8 +88,12 @@ class Planner:
                 rest = await self._look(refs, ledger, asked, {*quarantine, *bad.keys})
                 return replace(rest, plan=replace(rest.plan, refused=(bad, *rest.plan.refused)))
         composed = None if composition is None else composition.modules.keys()
-        sight = Sight(refs, tags, quarantine, composed, ledger.table)
-        overruled = overrule(wishes(tags, composition, quarantine), ledger.overrides.values(), sight)
+        given = wishes(tags, composition, quarantine)
+        held = {
+            n for n, w in given.items() if w.ref.tag.name not in asked.by_hand and held_back(ledger.holds, n)
+        }
+        sight = Sight(refs, tags, quarantine, composed, ledger.table, held)
+        overruled = overrule(given, ledger.overrides.values(), sight)
         loaded = {name: entry for name, entry in ledger.table.items() if name in self._app.modules}
         found = await self._repository.candidates(overruled.wishes.values(), refs, loaded)
         live = await self._live(ledger.table)

@@ -97,8 +97,9 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
 
 def _overridden(ref: TagRef, ledger: Ledger) -> str:
     """Who keeps a release from service by a command, if somebody does; empty if nobody."""
-    against = (ref.tag.name, ref.commit_id)
-    found = [o for o in ledger.overrides.values() if o.against == against and o.what in {"unload", "swap"}]
+    package = ref.tag.package
+    mine = {name for name, entry in ledger.table.items() if entry.package == package} | {package}
+    found = [o for o in ledger.overrides.values() if o.module in mine and o.what in {"unload", "swap"}]
     if not found:
         return ""
     said = " and ".join(f"{o.module} is {o.said}" for o in found)
