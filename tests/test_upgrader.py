@@ -21,6 +21,8 @@ from orchestrator.upgrade.journal_file import Line, write_lines
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Committed
 from orchestrator.upgrade.repository import Repository
+from orchestrator.upgrade.service import module_states
+from orchestrator.upgrade.states import ModuleState
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import TrialSection
@@ -198,3 +200,39 @@ def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
             ] == [{"a", "b"}]
 
     asyncio.run(story())
+
+
+def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _SlowDisk()
+    monkeypatch.setattr("orchestrator.upgrade.journal.write_lines", disk.write)
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            upgrader = scene.upgrader
+
+            def states() -> dict[str, ModuleState]:
+                kept, switching = upgrader.kept.keys(), upgrader.switching
+                return dict(module_states(scene.app, scene.book.ledger, kept, switching=switching))
+
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            await scene.app.send("a", "wait_for", {"file": str(tmp_path / "end")})
+            scene.release("a/v1.1.0", "b/v1.0.0", modules=["a", "b"], toml="[limits]\ndrain_s = 9.0\n")
+            disk.holds = True
+            upgrader.look(push_over=True)
+            await until(lambda: states() == {"a": ModuleState.IN_SERVICE, "b": ModuleState.LOADED}, 20.0)
+            (tmp_path / "end").touch()
+            await until(disk.reached.is_set, 20.0)
+            assert states() == {"a": ModuleState.SWITCHING, "b": ModuleState.SWITCHING}
+            disk.holds = False
+            disk.go_on.set()
+            await upgrader.next_pass()
+            assert states() == {"a": ModuleState.IN_SERVICE, "b": ModuleState.IN_SERVICE}
+
+    try:
+        asyncio.run(story())
+    finally:
+        disk.go_on.set()

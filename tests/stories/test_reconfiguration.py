@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -347,3 +348,62 @@ def test_the_first_composition_says_how_to_be_rid_of_it(deployment: Deployment) 
     deployment.work.write("app.toml", "[modules.counter]\nconfig = { n = 1 }\n")
     deployment.deploy("app/v1.0.0")
     assert "git push live :app/v1.0.0" in refused(deployment, "rollback", "--reason", "x")
+
+
+def test_numbered_messages_flow_through_every_command_and_none_is_lost(deployment: Deployment) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    deployment.deploy("counter/v1.1.0", counter=counter(10))
+    do(deployment, "bind", "front", "counter", *WHY)
+    do(deployment, "load", "second", "--package", "counter", *WHY)
+    stream = _Stream(deployment)
+    try:
+        for command in (
+            ("disable", "counter"),
+            ("enable", "counter"),
+            ("swap", "counter", "1.0.0"),
+            ("bind", "front", "second"),
+            ("swap", "second", "1.0.0"),
+            ("bind", "front", "counter"),
+            ("unbind", "front"),
+            ("bind", "front", "second"),
+            ("unload", "counter"),
+        ):
+            do(deployment, *command, *WHY)
+            enough = stream.accepted + 10
+            if command[0] not in {"disable", "unbind"}:
+                wait_until(lambda n=enough: stream.accepted >= n, "messages flow on")  # type: ignore[misc]
+    finally:
+        stream.close()
+    do(deployment, "load", "counter", *WHY)
+    wait_until(
+        lambda: not any(r["mailbox"]["length"] for r in deployment.status()["modules"].values()), "idle"
+    )
+    letters = [x["body"]["n"] for x in deployment.call("dead_letters", action="list")]
+    noted = [deployment.call("state", name=name, path="notes") for name in ("counter", "second")]
+    assert all(notes == sorted(notes) for notes in noted), "in the sender's order"
+    assert sorted([*noted[0], *noted[1], *letters]) == list(range(stream.accepted))
+    assert stream.refused > 0, "who sends to a name that nobody has is told so, and may send again"
+
+
+class _Stream:
+    """Sends numbers to `front` from a thread; one that is refused was not accepted, and is sent again."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.accepted = self.refused = 0
+        self._deployment = deployment
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.003):
+            try:
+                self._deployment.send("front", "note", n=self.accepted)
+            except HostRefused:
+                self.refused += 1
+            else:
+                self.accepted += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(10.0)
