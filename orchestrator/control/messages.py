@@ -26,6 +26,7 @@ class _Message(msgspec.Struct):
     type: str
     body: Any = None  # Any: a body is the author's data
     timeout_s: float = SEND_TIMEOUT_S
+    wait_s: float = 0.0
 
 
 class _Publication(msgspec.Struct):
@@ -56,6 +57,7 @@ class Messages:
 
     async def send(self, request: dict[str, object], _emit: Emit) -> object:
         asked = read(request, _Message)
+        await self._app.bound(asked.name, asked.wait_s)
         self._fits(asked)
         number = await self._app.send(asked.name, asked.type, asked.body, timeout_s=asked.timeout_s)
         return {"id": number}

@@ -46,6 +46,7 @@ def _module(
             "accepted": proxy.mailbox.accepted if proxy is not None else 0,
             "handled": proxy.handled if proxy is not None else 0,
             "dead": proxy.dead if proxy is not None else 0,
+            "dropped": proxy.mailbox.dropped if proxy is not None else 0,
         },
         "drift": drift(entry, ledger),
         "held": hold.said if (hold := ledger.holds.get(entry.name) or ledger.holds.get("")) else None,

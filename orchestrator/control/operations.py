@@ -13,6 +13,7 @@ from orchestrator.control import facts
 from orchestrator.control.deployments import Deployments
 from orchestrator.control.interface import Interface
 from orchestrator.control.messages import Messages
+from orchestrator.control.naming import Naming
 from orchestrator.control.plans import Plans
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import expected, read
@@ -58,6 +59,7 @@ class Operations:
         prereleases = self._config.host.prereleases
         deployments = Deployments(self._upgrader, plans, reconfiguration, prereleases=prereleases)
         messages = Messages(self._app)
+        naming = Naming(self._app)
         mine: dict[str, Operation] = {
             "ping": self._ping,
             "status": self._status,
@@ -71,6 +73,8 @@ class Operations:
             **reconfiguration.table(),
             "state": messages.state,
             "interface": Interface(self._app, self._upgrader).interface,
+            "names": naming.names,
+            "topics": naming.topics,
             "send": messages.send,
             "ask": messages.ask,
             "publish": messages.publish,

@@ -111,12 +111,17 @@ class Application:
 
         Raises UnknownName; MailboxFull if there was no room in `timeout_s` seconds.
         """
-        until = self.clock.now() + wait_s
-        while self.names.find(name) is None and self.clock.now() < until:
-            await self.names.when_bound(name, self.clock, until)
+        if wait_s:
+            await self.bound(name, wait_s)
         message = self.message(type_, body, "")
         await self.names.resolve(name).post(message, timeout_s)
         return message.id
+
+    async def bound(self, name: str, wait_s: float) -> None:
+        """Return when the name is bound, or after `wait_s` seconds."""
+        until = self.clock.now() + wait_s
+        while self.names.find(name) is None and self.clock.now() < until:
+            await self.names.when_bound(name, self.clock, until)
 
     async def ask(
         self, name: str, type_: str, body: object = None, *, timeout_s: float = DEFAULT_TIMEOUT_S

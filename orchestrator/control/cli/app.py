@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli import check, deploy, host, interface, messages, plan, reconfigure, rollback
+from orchestrator.control.cli import (
+    check,
+    deploy,
+    host,
+    interface,
+    messages,
+    naming,
+    plan,
+    reconfigure,
+    rollback,
+)
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
 
@@ -35,6 +45,7 @@ def build() -> typer.Typer:
     rollback.register(app)
     reconfigure.register(app)
     messages.register(app)
+    naming.register(app)
     interface.register(app)
     return app
 

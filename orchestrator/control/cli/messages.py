@@ -45,12 +45,21 @@ def state(
     show(Session.find(named).ask("state", {"name": name, "path": path}), as_json=as_json)
 
 
-def send(
-    name: ModuleName, kind: MessageType, body: Body = None, named: Dir = None, as_json: Json = False
+def send(  # noqa: PLR0917 - the arguments of a command, by their order in its help
+    name: ModuleName,
+    kind: MessageType,
+    body: Body = None,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", min=0.0, max=86400.0, help="Seconds to wait until a module has the name."),
+    ] = 0.0,
+    named: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Put a message into a module's mailbox; done means accepted, not yet handled."""
     session = Session.find(named)
-    facts = session.ask("send", {"name": name, "type": kind, "body": parse_body(body or [])})
+    given = {"name": name, "type": kind, "body": parse_body(body or []), "wait_s": wait_s}
+    facts = session.ask("send", given, timeout_s=wait_s + FACTS_S)
     if as_json:
         print_json(facts)
     else:

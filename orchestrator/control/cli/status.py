@@ -85,6 +85,7 @@ def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
     notes += [note for table, its in module.tables.items() if (note := _table_note(table, its))]
+    notes += [f"events dropped as it wishes: {box.dropped}"] if box.dropped else []
     counts = (box.length, box.accepted, box.handled, box.dead)
     return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))
 

@@ -13,6 +13,7 @@ class Mailbox(msgspec.Struct, frozen=True):
     accepted: int = 0
     handled: int = 0
     dead: int = 0
+    dropped: int = 0
 
 
 class TableStatus(msgspec.Struct, frozen=True):
