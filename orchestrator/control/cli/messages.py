@@ -58,7 +58,7 @@ def send(  # noqa: PLR0917 - the arguments of a command, by their order in its h
 ) -> None:
     """Put a message into a module's mailbox; done means accepted, not yet handled."""
     session = Session.find(named)
-    given = {"name": name, "type": kind, "body": parse_body(body or []), "wait_s": wait_s}
+    given = {"name": name, "type": kind, "body": parse_body(body or []), "wait_s": wait_s or None}
     facts = session.ask("send", given, timeout_s=wait_s + FACTS_S)
     if as_json:
         print_json(facts)
