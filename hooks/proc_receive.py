@@ -36,6 +36,7 @@ from repo_store.release import parse_tag
 
 WAIT_S = 30.0
 CONFIRMED_WAIT_S = 600.0
+PLAN_WAIT_S = 300.0  # it is for a person who waits for it, and tries every release out
 NO_WAIT_S = 3.0
 REASON_CHARS_MAX = 400
 IGNORED = (
@@ -142,6 +143,8 @@ def _judged(push: Push, place: Place, who: str) -> Verdicts:
 def _wait_s(options: Sequence[str]) -> float:
     if NO_WAIT in options:
         return NO_WAIT_S
+    if PLAN in options:
+        return PLAN_WAIT_S
     return CONFIRMED_WAIT_S if WAIT_CONFIRMED in options else WAIT_S
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,17 +40,18 @@ class Plans:
         self._upgrader = upgrader
         self._prereleases = config.host.prereleases
         self._foresight = Foresight(app, upgrader.planner, upgrader.kept, config.trial)
+        self._one = asyncio.Lock()  # a plan starts processes: one after the other, however many ask
 
     async def plan(self, request: dict[str, object], _emit: Emit) -> object:
         asked = read(request, _Plan)
         tags = [asked.tag] if asked.tag is not None else asked.tags
         for tag in tags:
             check_tag(tag)
-        clone = _readable(asked.repo) if asked.repo is not None else None
+        clone = readable(asked.repo) if asked.repo is not None else None
         if clone is not None and not tags:
             raise Refused("--repo needs a TAG that is there: livetag plan --repo PATH TAG.")
         refs = await self._upgrader.repository.refs()
-        async with looking_ahead(self._upgrader.repository, clone) as ahead:
+        async with self._one, looking_ahead(self._upgrader.repository, clone) as ahead:
             if clone is not None:
                 new = await refs_with(refs, ahead, clone, tags)
             else:
@@ -67,7 +69,7 @@ class Plans:
         """What a push that makes tags point at these objects would do. Nothing is moved."""
         upgrader = self._upgrader
         refs = await upgrader.repository.refs_after(changes)
-        async with looking_ahead(upgrader.repository) as ahead:
+        async with self._one, looking_ahead(upgrader.repository) as ahead:
             outlook, forecasts = await self._foresight.look(ahead, refs, upgrader.book.ledger, list(changes))
         shown: set[int] = set()
         rows = []
@@ -116,7 +118,7 @@ def _pushed(tags: Sequence[str], refs: RefMap) -> None:
             )
 
 
-def _readable(repo: str) -> Path:
+def readable(repo: str) -> Path:
     """The Git directory of a clone that the host may read: the trial runs its code, so it must be the host's own user's.
 
     Raises Refused, StoreError.
