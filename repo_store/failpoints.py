@@ -41,15 +41,19 @@ STEPS: Final = (
     "refs.push",  # proc-receive writes the tags of a push
     "refs.refused",  # and takes them back
     "refs.keep",
+    "refs.let-go",
     "refs.rollback",
     "refs.deployments",  # the branch and refs/live/*
     "history.object",
     "tags.object",
     "recovery.started",
     "recovery.rolled-back",
+    "recovery.died",
     "recovery.quarantined",
+    "recovery.put-back",
     "recovery.image-used",
     "recovery.confirmed",
+    "recovery.settled",
     "stop.image",
     "stop.stopped",
     "socket.bind",

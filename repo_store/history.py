@@ -63,11 +63,13 @@ class History:
         above what the old one left in it. Raises StoreError if the branch ends in a commit that is not ours.
         """
         for _ in range(ATTEMPTS_MAX):
-            tip = list_refs(self._store.door, BRANCH).get(BRANCH)
+            tip = old = list_refs(self._store.door, BRANCH).get(BRANCH)
+            if tip is not None and self._store.door.infos([tip])[0] is None:
+                tip = None  # its object was lost: Git refuses every push until the branch points at one that is there
             last = self._last_of_ours(tip, entries)
             new = [entry for entry in sorted(entries, key=_seq) if entry.seq > last]
             try:
-                self._write(tip, tip, new, live)
+                self._write(tip, old, new, live)
             except RefChanged:
                 continue
             return len(new)
@@ -83,6 +85,27 @@ class History:
         """
         old = list_refs(self._store.door, BRANCH).get(BRANCH)
         self._write(None, old, sorted(entries, key=_seq), live)
+
+    def differs(self, entries: Sequence[DeploymentEntry], live: Mapping[str, str]) -> list[str]:
+        """What is not as `record` would have left it, as phrases; empty if nothing is. Changes nothing."""
+        wrong = []
+        tip = list_refs(self._store.door, BRANCH).get(BRANCH)
+        if tip is None:
+            wrong = [f"{BRANCH} is missing"] if entries else []
+        elif self._told(tip, len(entries)) != [message(entry).strip() for entry in sorted(entries, key=_seq)]:
+            wrong = [f"{BRANCH} does not tell the {len(entries)} transactions of the journal"]
+        changes = self._live_changes(live)
+        return [*wrong, *(f"{change.ref} is not {change.new or 'absent'}" for change in changes)]
+
+    def _told(self, tip: str, number: int) -> list[str]:
+        """The messages of the newest commits of the branch, oldest first."""
+        if number == 0:
+            return []
+        rows = self._store.door.run(
+            "log", "--first-parent", f"--max-count={number}", "--format=%B%x00", "--end-of-options", tip
+        )
+        texts = rows.decode("utf-8", "replace").split("\0")
+        return [text.strip() for text in texts if text.strip()][::-1]
 
     def last_seq(self) -> int:
         """Give the journal number of the newest recorded entry; 0 if there is none."""
@@ -153,7 +176,7 @@ class History:
         if not found:
             raise StoreError(
                 f"{BRANCH} ends in commit {commit_id[:12]}, which livetag did not write; the history is not "
-                f"continued. Delete the branch, and it is written anew from the journal."
+                f"continued. Stop the host and have it written anew from the journal: livetag doctor --repair."
             )
         return int(found[-1])
 

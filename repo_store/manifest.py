@@ -98,6 +98,7 @@ class HostSection(msgspec.Struct, frozen=True):
     prereleases: bool = False
     stall_s: Seconds = 5.0
     drain_s: Seconds = 10.0
+    settle_s: Seconds = 10.0
 
 
 class PolicySection(msgspec.Struct, frozen=True):

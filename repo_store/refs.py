@@ -40,7 +40,7 @@ def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, ref
     if not changes:
         return
     try:
-        with step(f"refs.{reason}"):
+        with step(f"refs.{reason.replace(' ', '-')}"):
             door.run(
                 "update-ref",
                 "--no-deref",

@@ -32,7 +32,7 @@ DESCRIPTION = Path(".livetag") / "description.json"
 MADE_BY = Path(".livetag") / "made-by.txt"
 # Byte-code and description hold for the interpreter that made them: another one stages anew, out of Git.
 _MAKER = f"stage 2, {sys.implementation.cache_tag}\n"
-_UNFINISHED = ".tmp-"
+UNFINISHED = ".tmp-"
 _PYCACHE = "__pycache__"
 
 Describe = Callable[[Path, str, ModuleManifest], bytes]
@@ -95,7 +95,7 @@ class Stage:
         for path in gone:
             with step("stage.sweep"):
                 self._remove(path)
-        return [path.name for path in gone if not path.name.startswith(_UNFINISHED)]
+        return [path.name for path in gone if not path.name.startswith(UNFINISHED)]
 
     def _places(self, release: Release) -> tuple[Path, Path]:
         # Two packages may have one content and so one tree id: the second lies beside the first.
@@ -164,7 +164,7 @@ class Stage:
     @contextlib.contextmanager
     def _filled(self) -> Iterator[Path]:
         with step("stage.folder"):
-            filling = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
+            filling = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._folder))
         filling.chmod(0o755)
         self._filling.add(filling)
         try:
@@ -186,9 +186,9 @@ class Stage:
 
     def _remove(self, path: Path) -> None:
         self._verified.discard(path)
-        if not path.name.startswith(_UNFINISHED):
+        if not path.name.startswith(UNFINISHED):
             # Rename first: a crash in the middle of removing must not leave half a release under its name.
-            unfinished = self._folder / f"{_UNFINISHED}gone-{os.getpid()}-{path.name}"
+            unfinished = self._folder / f"{UNFINISHED}gone-{os.getpid()}-{path.name}"
             shutil.rmtree(unfinished, ignore_errors=True)
             path.rename(unfinished)
             path = unfinished

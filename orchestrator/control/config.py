@@ -43,6 +43,10 @@ class Deployment:
         return self.path / "control.sock"
 
     @property
+    def black_box(self) -> Path:
+        return self.path / "running.mark"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -20,19 +20,20 @@ from orchestrator.control.lock import DeploymentInUse, only_host
 from orchestrator.control.operations import Operations
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.clock import within
+from orchestrator.runtime.clock import sleep_until, within
 from orchestrator.runtime.collecting import freeze_the_living
 from orchestrator.runtime.errors import Overrun, QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
+from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.planner import Planner
-from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved
+from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Settled
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
@@ -85,6 +86,7 @@ class _Host:
         self._stop = asyncio.Event()
         self._restart = False
         self._exit_code = 0
+        self._box = BlackBox(deployment.black_box)
 
     async def main(self) -> tuple[int, bool]:
         """Start, serve, stop; returns the exit code, and whether to start again."""
@@ -95,11 +97,13 @@ class _Host:
         try:
             await self._serve(Book(journal))
         finally:
+            self._box.close()
             await loop.run_in_executor(None, journal.close)
         return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
-        close_the_past(book, _version())
+        close_the_past(book, _version(), self._box.last())
+        self._box.begin()
         images = book.journal.load_images()
         repository = Repository(
             self._deployment.store, self._deployment.stage, _describer(self._config.trial)
@@ -110,7 +114,8 @@ class _Host:
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
         app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
-        recovered = await bring_back(app, book, repository, images, self._config.trial)
+        recovered = await bring_back(app, book, repository, images, self._config.trial, self._box)
+        settling = asyncio.ensure_future(self._settle(app, book))
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
         planner = Planner(app, repository, host_environment(), prereleases=self._config.host.prereleases)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
@@ -130,11 +135,19 @@ class _Host:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
+            settling.cancel()
             await server.close()
             await self._save(app, book)
             watchdog.stop()
             await upgrader.stop()
             await repository.close()
+
+    async def _settle(self, app: Application, book: Book) -> None:
+        """Record that what the host started with does not end it, once it has served for a while."""
+        await sleep_until(app.clock, app.clock.now() + self._config.host.settle_s)
+        self._box.unwatch()
+        with suppress(JournalFailed), step("recovery.settled"):
+            await book.write(Settled())
 
     def _watch(self, upgrader: Upgrader) -> TagMonitor:
         """Look whenever the tags may have moved. The monitor calls from a thread of its own."""

@@ -52,6 +52,13 @@ class Book:
         self._apply()
         return record
 
+    def write_together(self, facts: Sequence[Fact]) -> None:
+        """As `write_now`, several facts in one write: all of them are on disk, or none."""
+        tickets = [self.journal.append(fact) for fact in facts]
+        self._pending.extend(tickets)
+        tickets[-1].wait_blocking(30.0)
+        self._apply()
+
     def _apply(self) -> None:
         while self._pending and self._pending[0].durable:
             self.ledger = self.ledger.apply(self._pending.pop(0).record)
@@ -64,8 +71,7 @@ class Book:
         newest = max((view.ended_seq or 0 for view in ended), default=0)
         if newest == self._history_seq:
             return None, {}
-        entries = sorted((_entry(view) for view in ended), key=lambda entry: entry.seq)
-        return entries, {name: entry.commit_id for name, entry in self.ledger.table.items()}
+        return deployments(self.ledger)
 
     def history_written(self) -> None:
         views = self.ledger.transactions.values()
@@ -89,6 +95,13 @@ class _BookTicket:
         record = await self._book.journal.durable(self._ticket)
         self._book._apply()  # noqa: SLF001  # a ticket is half of the book
         return record
+
+
+def deployments(ledger: Ledger) -> tuple[list[DeploymentEntry], dict[str, str]]:
+    """What the history in Git is derived from: the ended transactions, oldest first, and module → commit in service."""
+    entries = [_entry(view) for view in ledger.transactions.values() if view.ended_seq is not None]
+    live = {name: entry.commit_id for name, entry in ledger.table.items()}
+    return sorted(entries, key=lambda entry: entry.seq), live
 
 
 def _entry(view: TransactionView) -> DeploymentEntry:

@@ -36,9 +36,10 @@ from orchestrator.upgrade.journal_file import (
     read_images,
     read_records,
     same_file,
+    saved_images,
     write_lines,
 )
-from orchestrator.upgrade.records import Fact, ImageSaved, Record, images_used
+from orchestrator.upgrade.records import Fact, ImageSaved, Record
 
 __all__ = ["Journal", "ModuleImage", "Ticket"]
 
@@ -184,12 +185,7 @@ class Journal:
 
     def load_images(self) -> dict[str, ModuleImage]:
         """Return the images not used yet, by module; raises JournalCorrupt if one is not as it was saved."""
-        saved: dict[str, int] = {}
-        for record in self.records():
-            if isinstance(record.fact, ImageSaved):
-                saved.update(dict.fromkeys(record.fact.modules, record.seq))
-            for name in images_used(record.fact):
-                saved.pop(name, None)
+        saved = saved_images(self.records())
         connection = open_file(self._path)
         try:
             return read_images(connection, self._path, saved)

@@ -231,6 +231,17 @@ def _image_row(image: ModuleImage) -> tuple[str, int, bytes, bytes]:
     return image.name, image.saved_seq, body, hashlib.sha256(body).digest()
 
 
+def saved_images(records: Iterable[Record]) -> dict[str, int]:
+    """Module → seq of the ImageSaved whose state of it was not used yet."""
+    saved: dict[str, int] = {}
+    for record in records:
+        if isinstance(record.fact, ImageSaved):
+            saved.update(dict.fromkeys(record.fact.modules, record.seq))
+        for name in images_used(record.fact):
+            saved.pop(name, None)
+    return saved
+
+
 def read_images(connection: sqlite3.Connection, path: Path, saved: dict[str, int]) -> dict[str, ModuleImage]:
     """Return the images by name; `saved` (name → seq of its ImageSaved) is what the records promise."""
     with _explained(path):

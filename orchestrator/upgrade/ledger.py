@@ -17,40 +17,10 @@ from orchestrator.upgrade.errors import IllegalTransition
 from orchestrator.upgrade.overrides import Hold, Override, OverrideKey
 from orchestrator.upgrade.phases import UNFINISHED, Phase, Signal, advance
 from orchestrator.upgrade.records import Change, Entry, Record
+from orchestrator.upgrade.starts import ReleaseKey, Starts
+from orchestrator.upgrade.transaction_view import TransactionView
 
-ReleaseKey = tuple[str, str]
-"""(package, commit id): what quarantine and deaths are counted by."""
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionView:
-    """One transaction as the records tell it.
-
-    `outcome` is None until it is decided, then "committed", "rolled_back", "unchanged", or "reverted" once a
-    later transaction took it back. `probation` are the modules that its Confirmed will confirm: its own, and
-    those of probations it took over; one that was taken over has none left. `ended_at` is the time of the
-    decision.
-    """
-
-    id: int
-    at: float
-    seq: int
-    changes: tuple[Change, ...]
-    trigger: str
-    who: str
-    phase: Phase = Phase.PLANNED
-    outcome: str | None = None
-    reason: str = ""
-    fault: str | None = None
-    pause_us: float = 0.0
-    held_messages: int = 0
-    probation: tuple[str, ...] = ()
-    reverts: int | None = None
-    overrides: tuple[OverrideKey, ...] = ()
-    app: tuple[str, str] | None = None
-    app_before: tuple[str, str] | None = None
-    ended_at: float | None = None
-    ended_seq: int | None = None
+__all__ = ["Ledger", "Quarantine", "ReleaseKey", "TagPin", "TransactionView", "fold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +33,7 @@ class Quarantine:
     reason: str
     at: float
     seq: int
+    fatal: bool = False  # it ends the host: it is not loaded, even where it is in the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +57,10 @@ class Ledger:
     """Everything the journal says, up to record `seq`.
 
     `table` is in service, `confirmed` is what an automatic way back returns to. `deaths` counts the host's
-    deaths inside a release's transaction or probation. `images` are the modules whose saved state was not
-    used yet. `overrides` and `holds` are what persons changed by hand, `app` the composition (tag, commit id)
-    in force. `running` says that the last host to start has not said that it stopped.
+    deaths inside a release's transaction or probation, `starts` those right after a start. `images` are the
+    modules whose saved state was not used yet. `overrides` and `holds` are what persons changed by hand, `app`
+    the composition (tag, commit id) in force. `running` says that the last host to start has not said that it
+    stopped.
     """
 
     seq: int = 0
@@ -96,6 +68,7 @@ class Ledger:
     confirmed: Mapping[str, Entry] = field(default_factory=_nothing)
     quarantine: Mapping[ReleaseKey, Quarantine] = field(default_factory=_nothing)
     deaths: Mapping[ReleaseKey, int] = field(default_factory=_nothing)
+    starts: Starts = Starts()  # noqa: RUF009  # a frozen value
     transactions: Mapping[int, TransactionView] = field(default_factory=_nothing)
     unfinished: TransactionView | None = None
     next_txn: int = 1
@@ -138,6 +111,7 @@ class _Draft:
         self.confirmed = dict(base.confirmed)
         self.quarantine = dict(base.quarantine)
         self.deaths = dict(base.deaths)
+        self.starts = base.starts
         self.transactions = dict(base.transactions)
         self.unfinished = base.unfinished.id if base.unfinished else None
         self.probations = {view.id for view in base.in_probation}
@@ -158,6 +132,7 @@ class _Draft:
             confirmed=MappingProxyType(self.confirmed),
             quarantine=MappingProxyType(self.quarantine),
             deaths=MappingProxyType(self.deaths),
+            starts=self.starts,
             transactions=MappingProxyType(self.transactions),
             unfinished=None if self.unfinished is None else self.transactions[self.unfinished],
             next_txn=self.next_txn,
@@ -175,6 +150,7 @@ class _Draft:
         try:
             self._check_order(record)
             self._take(record.fact, record)
+            self.starts = self.starts.after(record.fact, self.table)
         except IllegalTransition as error:
             kind = type(record.fact).__name__
             raise IllegalTransition(
@@ -294,7 +270,7 @@ class _Draft:
     @_take.register
     def _quarantined(self, fact: facts.Quarantined, record: Record) -> None:
         key = (fact.package, fact.commit_id)
-        self.quarantine[key] = Quarantine(*key, fact.tag, fact.reason, record.at, record.seq)
+        self.quarantine[key] = Quarantine(*key, fact.tag, fact.reason, record.at, record.seq, fact.fatal)
 
     @_take.register
     def _lifted(self, fact: facts.Lifted, record: Record) -> None:  # noqa: ARG002 - one shape for all
@@ -333,6 +309,11 @@ class _Draft:
             self._count_deaths(self.table.get(name) for name in sorted(suspects))
         self.running = True
         self.stopped_clean = False
+
+    @_take.register(facts.StartDied)
+    @_take.register(facts.Settled)
+    def _start_only(self, fact: facts.Fact, record: Record) -> None:
+        """For `starts` alone."""
 
     @_take.register
     def _host_stopped(self, fact: facts.HostStopped, record: Record) -> None:  # noqa: ARG002

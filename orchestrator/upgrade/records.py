@@ -114,6 +114,7 @@ class Quarantined(_Fact, frozen=True, tag=True):
     commit_id: str
     tag: str
     reason: str
+    fatal: bool = False  # it ends the host: where it serves it is not loaded again
 
 
 class Lifted(_Fact, frozen=True, tag=True):
@@ -189,6 +190,20 @@ class HostStarted(_Fact, frozen=True, tag=True):
     version: str
 
 
+class StartDied(_Fact, frozen=True, tag=True):
+    """The host before this one died soon after it had started.
+
+    `releases` are the (package, commit id) whose code ran in that moment; none: nothing says which it was.
+    """
+
+    releases: tuple[tuple[str, str], ...]
+    how: str
+
+
+class Settled(_Fact, frozen=True, tag=True):
+    """The host has served for a while since its start: what it started with does not end it."""
+
+
 class HostStopped(_Fact, frozen=True, tag=True):
     """The host left on purpose. `clean`: every unit ended and the image was saved."""
 
@@ -222,6 +237,8 @@ Fact = (
     | Unheld
     | TagMoved
     | HostStarted
+    | StartDied
+    | Settled
     | HostStopped
     | ImageSaved
     | ImageUsed

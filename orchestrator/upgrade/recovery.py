@@ -14,37 +14,44 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import ModuleError, error_text
 from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
+from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, start_died, ways_back
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
 from orchestrator.upgrade.journal import ModuleImage
+from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override, OverrideKey
 from orchestrator.upgrade.participant import STALL_S, KeptState, Participant
 from orchestrator.upgrade.records import (
     Change,
+    Committed,
     Confirmed,
     Entry,
+    Fact,
     HostStarted,
     ImageUsed,
+    Planned,
+    Prepared,
     Quarantined,
     RolledBack,
 )
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import incoming_release
+from orchestrator.upgrade.transaction_view import TransactionView
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
 from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
 
-DEATHS_MAX = 2  # the second death of the host in a release's hands quarantines it
 
+def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -> None:
+    """Record the start, roll back what a death left unfinished, quarantine what ended the host twice, and put back.
 
-def close_the_past(book: Book, version: str) -> None:
-    """Record the start, roll back what a death left unfinished, quarantine what killed the host twice.
-
-    Before any module code is loaded, so that a release that kills the host at import is counted too.
+    All of it before any module code is loaded, so that a release that ends the host at import is counted too.
+    `evidence` is what the host before this one was doing.
     """
-    died = book.ledger.running
+    before = book.ledger
     with step("recovery.started"):
         book.write_now(HostStarted(os.getpid(), version))
     unfinished = book.ledger.unfinished
@@ -53,22 +60,49 @@ def close_the_past(book: Book, version: str) -> None:
         with step("recovery.rolled-back"):
             book.write_now(RolledBack(unfinished.id, reason, "died"))
         logger.warning("transaction {} was under way when the host died: rolled back", unfinished.id)
-    elif died:
+    elif before.running:
         logger.warning(
             "the host before this one died; in-memory state of its modules starts anew (DESIGN §6, P2)"
         )
-    for (package, commit_id), deaths in book.ledger.deaths.items():
-        if deaths >= DEATHS_MAX and (package, commit_id) not in book.ledger.quarantine:
-            reason = f"the host died {deaths} times while this release was coming into service"
-            with step("recovery.quarantined"):
-                book.write_now(Quarantined(package, commit_id, _tag_of(book, package, commit_id), reason))
+    _end_crash_loop(book, before, evidence)
 
 
-def _tag_of(book: Book, package: str, commit_id: str) -> str:
-    names = [
-        n for n, pin in book.ledger.tags.items() if pin.commit_id == commit_id and n.startswith(f"{package}/")
+def _end_crash_loop(book: Book, before: Ledger, evidence: Evidence | None) -> None:
+    if evidence is not None and evidence.pid != before.starts.pid:
+        evidence = None  # of a host before that one: what it says was taken down then
+    ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
+    by_itself = evidence is not None and evidence.ended
+    died = start_died(before, book.ledger, ran, by_itself=by_itself)
+    if died is not None:
+        with step("recovery.died"):
+            book.write_now(died)
+        logger.warning("the host before this one died right after its start: {}", died.how)
+    for fact in list(fatal_releases(book.ledger)):
+        with step("recovery.quarantined"):
+            book.write_now(fact)
+        logger.error("quarantined {} at {}: {}", fact.package, fact.commit_id[:12], fact.reason)
+    for view, changes in ways_back(book.ledger):
+        with step("recovery.put-back"):
+            book.write_together(_putting_back(book.ledger, view, changes))
+        logger.warning("put back: {}", "; ".join(map(words.change_text, changes)))
+
+
+def _putting_back(ledger: Ledger, view: TransactionView, changes: tuple[Change, ...]) -> list[Fact]:
+    """A whole transaction, on disk at once: a death in the middle of it must not count against what comes back."""
+    txn = ledger.next_txn
+    also = [
+        Quarantined(
+            *key_of(c.before), c.before.tag, f"it went back together with what transaction {view.id} moved"
+        )
+        for c in changes
+        if c.before is not None and key_of(c.before) not in ledger.quarantine
     ]
-    return max(names, default="")
+    return [
+        *also,
+        Planned(txn, changes, "", "livetag, after deaths of the host", view.id),
+        Prepared(txn),
+        Committed(txn, 0.0, 0),
+    ]
 
 
 class Recovered:
@@ -79,18 +113,21 @@ class Recovered:
         self.kept: dict[str, KeptState] = {}
 
 
-async def bring_back(
+async def bring_back(  # noqa: PLR0917  # all that a start has
     app: Application,
     book: Book,
     repository: Repository,
     images: Mapping[str, ModuleImage],
     trial: TrialSection,
+    box: BlackBox | None = None,
 ) -> Recovered:
-    """Load every module of the table, give it its image, and start them all together.
+    """Load every module of the table, give it its image, and start them all together; `box` notes whose code runs.
 
     A module that cannot be loaded stays out, with the reason; the others serve.
     """
     recovered = Recovered()
+    box = box or BlackBox()
+    lethal = not_loaded(book.ledger)
     if LETTERS in images:
         restore_letters(app, images[LETTERS])
     ready: list[Participant] = []
@@ -99,7 +136,10 @@ async def bring_back(
     for name, entry in sorted(book.ledger.table.items()):
         kept = kept_state(images[name]) if name in images else None
         try:
-            ready.append(await _ready(app, repository, entry, kept, trial, book.ledger.overrides))
+            if name in lethal:
+                raise UpgradeError(lethal[name])
+            with box.during(name, "being loaded"):
+                ready.append(await _ready(app, repository, entry, kept, trial, book.ledger.overrides))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = str(error)
             if kept is not None:
@@ -107,6 +147,8 @@ async def bring_back(
             logger.bind(module=name).error("{} {} did not come back: {}", name, entry.version, error)
     app.rewire(next_wiring(app, ready))
     for participant in ready:
+        if participant.new is not None:
+            box.watch(participant.new)
         participant.attach()
     used = tuple(sorted({p.name for p in ready if p.name in images} | ({LETTERS} & set(images))))
     if used:

@@ -11,6 +11,16 @@ from tests.crash.victim import Scenario, Served, Victim, run, voice
 from tests.stories.deployment import wait_until
 
 MODULES = ("coop", "egg", "farm", "hen", "nest")
+LETHAL = """
+    import os, signal
+    if os.path.exists({trap!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+    from livetag import Module
+
+    class Voice(Module):
+        def initial_state(self):
+            return {{"asked": 0}}
+"""
 BROKEN = "raise RuntimeError('not today')"
 
 
@@ -107,6 +117,21 @@ def _died(victim: Victim, plan: str, times: int = 1, *, wanted: bool = False) ->
         victim.git("tag", "-d", *DEPLOY.tags)
 
 
+def _looped(victim: Victim) -> None:
+    """Have a release go live that ends the host at each import from then on, and let it do so twice."""
+    trap = victim.path.parent / "trap"
+    victim.start()
+    victim.write("hen", LETHAL.format(trap=str(trap)))
+    victim.release("hen/v1.1.0")
+    assert victim.push("main", "hen/v1.1.0").returncode == 0
+    victim.stop()
+    trap.write_text("")
+    for _ in (1, 2):
+        victim.host = victim.spawn()
+        wait_until(lambda: victim.dead, "it dies at the import", 30.0)
+        victim.buried()
+
+
 NEW_COMPOSITION: Served = {
     **dict.fromkeys(("coop", "egg", "nest", "barn"), "1.0.0 calm"),
     "hen": "1.0.0 proud",
@@ -150,5 +175,12 @@ START_QUARANTINE = Scenario(
     all_in("1.0.0"),
     ready=lambda victim: _died(victim, "switch.record:before 1 kill", times=2),
 )
-RECOVERIES = (START, START_UNFINISHED, START_COMMITTED, START_QUARANTINE)
+START_LOOPING = Scenario(
+    "recovery from a crash loop",
+    None,
+    all_in("1.0.0"),
+    all_in("1.0.0"),
+    ready=_looped,
+)
+RECOVERIES = (START, START_LOOPING, START_UNFINISHED, START_COMMITTED, START_QUARANTINE)
 SCENARIOS = (DEPLOY, COMPOSITION, ROLLBACK, REFUSED, STOP, *RECOVERIES)

@@ -21,6 +21,7 @@ Served = dict[str, str]
 """Module → what its code says about itself: version and config."""
 
 SCENARIO_S = 40.0
+SETTLE_S = 0.3  # a start of a victim has lasted after this
 
 
 class Victim(Deployment):
@@ -32,6 +33,7 @@ class Victim(Deployment):
         self.trace_file = self.path / failpoints.LOG_NAME
         self.aim("")
         self.env = {failpoints.VARIABLE: "1"}
+        self.place.config_file.write_text(f"[host]\nsettle_s = {SETTLE_S}\n")
 
     def aim(self, plan: str) -> None:
         """Write the plan of the failpoints, and forget what was reached so far."""
@@ -129,14 +131,17 @@ def run(victim: Victim, scenario: Scenario, plan: str) -> str:
         wait_until(lambda: victim.dead or victim.answers(), "the host answers or dies", SCENARIO_S)
         process = None
     else:
+        victim.aim("")
         victim.start()
-        wait_until(lambda: _at_rest(victim), "the host is at rest")
+        wait_until(lambda: _has_settled(victim) and _at_rest(victim), "the host is at rest")
         victim.aim(plan)
         process = scenario.drive(victim)
         wait_until(lambda: process.poll() is not None, "the push or command ends", SCENARIO_S)
         process.communicate()
     if not victim.dead:
         wait_until(lambda: victim.dead or _at_rest(victim), "the host dies or comes to rest", SCENARIO_S)
+    if scenario.drive is None:
+        wait_until(lambda: victim.dead or _has_settled(victim), "the host dies or settles", SCENARIO_S)
     if scenario.stops:
         wait_until(lambda: victim.dead, "the host ends", SCENARIO_S)
     if victim.dead:
@@ -145,6 +150,10 @@ def run(victim: Victim, scenario: Scenario, plan: str) -> str:
         victim.buried()
         return "died" if code < 0 else f"ended with {code}"
     return "lived"
+
+
+def _has_settled(victim: Victim) -> bool:
+    return any(point == "recovery.settled:after" for point, _ in victim.trace())
 
 
 def _at_rest(victim: Victim) -> bool:

@@ -13,6 +13,7 @@ import typer
 from orchestrator.control.cli import (
     check,
     deploy,
+    doctor,
     host,
     interface,
     messages,
@@ -40,6 +41,7 @@ def build() -> typer.Typer:
     app.callback()(_global)
     host.register(app)
     check.register(app)
+    doctor.register(app)
     plan.register(app)
     deploy.register(app)
     rollback.register(app)

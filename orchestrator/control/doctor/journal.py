@@ -1,0 +1,78 @@
+"""The journal: readable, unbroken, and what its last records ask for."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from orchestrator.control.doctor.findings import Case, Finding
+from orchestrator.upgrade import words
+from orchestrator.upgrade.crash_loop import not_loaded
+from orchestrator.upgrade.errors import IllegalTransition, UpgradeError
+from orchestrator.upgrade.journal_file import read_images, read_records, saved_images
+from orchestrator.upgrade.ledger import Ledger, fold
+
+ERRORS = (UpgradeError, IllegalTransition, OSError, sqlite3.Error)
+
+
+def read_ledger(path: Path) -> Ledger:
+    """What the journal says, read without changing a byte of it; raises one of `ERRORS`. No journal is an empty one."""
+    if not path.exists():
+        return Ledger()
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        return fold(read_records(connection, path))
+
+
+def journal(case: Case) -> Iterator[Finding]:
+    """Whether it can be read, its chain is whole, its records fit each other, and the kept states are what was saved."""
+    path = case.deployment.journal
+    if not path.exists():
+        yield Finding("journal", True, "there is no journal yet: no host has run here")
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
+            connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            records = read_records(connection, path)
+            fold(records)
+            read_images(connection, path, saved_images(records))
+    except ERRORS as error:
+        todo = (
+            "Restore journal.db together with journal.db-wal from a backup, or move both away and start anew: the "
+            "tags are deployed again, but kept state, quarantine and history are gone. Nothing here repairs a journal: "
+            "what it does not say cannot be known."
+        )
+        yield Finding("journal", False, words.sentence(str(error)), todo)
+    else:
+        yield Finding(
+            "journal", True, f"{len(records)} records, the chain is whole, kept states are as saved"
+        )
+
+
+def transaction(case: Case) -> Iterator[Finding]:
+    """Whether a transaction is unfinished, and who ends it."""
+    if case.ledger is None:
+        return
+    view = case.ledger.unfinished
+    names = ", ".join(change.name for change in view.changes) if view is not None else ""
+    if view is None:
+        yield Finding("transaction", True, "none is unfinished")
+    elif case.host_runs:
+        yield Finding(
+            "transaction", True, f"transaction {view.id} is under way ({view.phase.value}): {names}"
+        )
+    else:
+        what = f"transaction {view.id} ({names}) was {view.phase.value} when the host died; without COMMITTED it never happened"
+        yield Finding(
+            "transaction", False, what, "The next start rolls it back: the versions before it serve."
+        )
+
+
+def modules(case: Case) -> Iterator[Finding]:
+    """Whether a module of the table is not loaded because it ends the host."""
+    if case.ledger is None:
+        return
+    for name, why in not_loaded(case.ledger).items():
+        yield Finding("modules", False, why, f"Push a new version of {name}.")

@@ -1,0 +1,124 @@
+"""Which module's code runs: kept where it outlives the process, so that a start can tell who ended the host before it.
+
+The journal decides; this is only a witness, and is believed only by the run that follows. It is a page of a file, written
+without a sync: what a killed process has written is there for the next one. A machine that has lost its power is another
+matter, and no module's fault: a mark from before a boot counts for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.runtime.implementation import BoundHandler, Implementation
+
+PAGE_BYTES = 4096
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the last host to run was doing: its pid, and the module whose code it had entered last, if any.
+
+    `ended`: it left by itself (an error that it has told), so nobody killed it.
+    """
+
+    pid: int
+    module: str | None
+    doing: str
+    ended: bool
+
+
+class BlackBox:
+    """The page of one deployment; without a path it keeps nothing. No method raises: a witness must not do harm."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._running: list[tuple[str, str]] = []
+        self._watched: list[tuple[BoundHandler, Callable[..., Any]]] = []  # Any: the author's signatures
+        self._boot = _boot_id()
+
+    def last(self) -> Evidence | None:
+        """What the host before this one left; None if there is nothing that could be believed."""
+        try:
+            found = json.loads(self._path.read_bytes()) if self._path is not None else {}
+            if found.get("boot") != self._boot:
+                return None
+            module, doing = found["running"][-1] if found["running"] else (None, "")
+            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def begin(self) -> None:
+        """Forget the host before this one: from here it is about us."""
+        if self._path is None:
+            return
+        with suppress(OSError):
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._write()
+
+    @contextmanager
+    def during(self, module: str, doing: str) -> Iterator[None]:
+        """Within the block it is this module's code that runs."""
+        mark = (module, doing)
+        self._running.append(mark)
+        self._write()
+        try:
+            yield
+        finally:
+            self._running.remove(mark)
+            self._write()
+
+    def watch(self, implementation: Implementation) -> None:
+        """Note each unit of work of this version, until `unwatch`. It costs some microseconds a unit."""
+        for type_, handler in implementation.handlers.items():
+            self._watched.append((handler, handler.call))
+            handler.call = self._noted(handler.call, (implementation.name, type_), handler.is_async)
+
+    def unwatch(self) -> None:
+        """Leave the units alone from here on; they cost what they cost before."""
+        watched, self._watched = self._watched, []
+        for handler, call in watched:
+            handler.call = call
+
+    def _noted(self, call: Callable[..., Any], unit: tuple[str, str], is_async: bool) -> Callable[..., Any]:
+        module, doing = unit[0], f"handling {unit[1]!r}"
+
+        def noted(*arguments: Any) -> Any:
+            with self.during(module, doing):
+                return call(*arguments)
+
+        async def noted_async(*arguments: Any) -> Any:
+            with self.during(module, doing):
+                return await call(*arguments)
+
+        return noted_async if is_async else noted
+
+    def close(self) -> None:
+        """The host leaves by itself, well or with an error that it tells."""
+        self.unwatch()
+        self._running.clear()
+        self._write(ended=True)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, *, ended: bool = False) -> None:
+        if self._file is None:
+            return
+        said = {"boot": self._boot, "pid": os.getpid(), "running": self._running[-20:], "ended": ended}
+        page = json.dumps(said).encode()[:PAGE_BYTES].ljust(PAGE_BYTES)
+        with suppress(OSError):
+            os.pwrite(self._file, page, 0)
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""

@@ -1,0 +1,159 @@
+"""What ends a crash loop: whose fault a death right after a start was, and what serves instead. Pure.
+
+A death with evidence (whose code ran) counts for that release, and the second in a row quarantines it, as in a transaction.
+One without evidence counts for nobody; after the third in a row the newest release that has never lasted through a start
+is taken to be the cause. What is quarantined so is not loaded again: what served before it comes back, by the journal
+alone, before any module code is loaded; where nothing served before, the host starts without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.records import Change, Entry, Quarantined, StartDied
+from orchestrator.upgrade.starts import ReleaseKey
+from orchestrator.upgrade.transaction_view import TransactionView
+
+DEATHS_MAX = 2  # the second death of the host in a release's hands quarantines it
+UNEXPLAINED_MAX = 3
+
+
+def key_of(entry: Entry) -> ReleaseKey:
+    """What quarantine and deaths are counted by."""
+    return entry.package, entry.commit_id
+
+
+def start_died(
+    before: Ledger, now: Ledger, ran: tuple[str, str] | None, *, by_itself: bool
+) -> StartDied | None:
+    """What is to be recorded of a host that died before it had settled; None: nothing is.
+
+    `before` is the ledger that it left, `now` the one in which its unfinished transaction and its probations were
+    counted; `ran` is the module whose code it ran, and what that did. `by_itself`: it left with an error of its own.
+    """
+    if not before.running or not before.starts.settling or by_itself:
+        return None
+    entry = before.table.get(ran[0]) if ran is not None else None
+    if ran is not None and entry is not None:
+        key = key_of(entry)
+        if now.deaths.get(key, 0) > before.deaths.get(key, 0):
+            return None  # counted already: it was in probation
+        return StartDied((key,), f"{entry.name} {entry.version} was {ran[1]}")
+    if not before.starts.quiet or now.deaths != before.deaths:
+        return None  # a transaction had begun in it, or a probation answers for it
+    return StartDied((), "no module's code was running")
+
+
+def fatal_releases(ledger: Ledger) -> Iterator[Quarantined]:
+    """The releases that are quarantined now, for what they did to the host."""
+    live = {key_of(entry) for entry in ledger.table.values()}
+    for key, deaths in ledger.deaths.items():
+        if deaths >= DEATHS_MAX and not _settled(ledger, key, fatal=key in live):
+            reason = f"the host died {deaths} times while this release was coming into service"
+            yield _quarantined(ledger, key, reason, fatal=key in live)
+    for key, deaths in ledger.starts.deaths.items():
+        if deaths >= DEATHS_MAX and not _settled(ledger, key, fatal=True):
+            reason = (
+                f"the host died {deaths} times in a row right after its start, while code of this release ran"
+            )
+            yield _quarantined(ledger, key, reason, fatal=True)
+    if ledger.starts.unexplained >= UNEXPLAINED_MAX:
+        reason = (
+            f"the host died {ledger.starts.unexplained} times in a row right after its start; what it did is not known, "
+            "and this is the newest release that has never lasted through a start"
+        )
+        for key in _newest_unproven(ledger):
+            yield _quarantined(ledger, key, reason, fatal=True)
+
+
+def _settled(ledger: Ledger, key: ReleaseKey, *, fatal: bool) -> bool:
+    held = ledger.quarantine.get(key)
+    return held is not None and (held.fatal or not fatal)
+
+
+def _quarantined(ledger: Ledger, key: ReleaseKey, reason: str, *, fatal: bool) -> Quarantined:
+    package, commit_id = key
+    names = [
+        n for n, pin in ledger.tags.items() if pin.commit_id == commit_id and n.startswith(f"{package}/")
+    ]
+    return Quarantined(package, commit_id, max(names, default=""), reason, fatal)
+
+
+def _newest_unproven(ledger: Ledger) -> list[ReleaseKey]:
+    """What the newest transaction brought that serves and has never lasted; it moved together, so it goes together."""
+    unproven = {key_of(e) for e in ledger.table.values()} - ledger.starts.proven - set(ledger.quarantine)
+    for view in _committed(ledger):
+        keys = {key_of(c.after) for c in view.changes if c.after is not None} & unproven
+        if keys:
+            return sorted(keys)
+    return []
+
+
+def not_loaded(ledger: Ledger) -> Mapping[str, str]:
+    """The modules of the table that are not to be loaded, with the reason."""
+    found = {}
+    for name, entry in ledger.table.items():
+        held = ledger.quarantine.get(key_of(entry))
+        if held is not None and held.fatal:
+            found[name] = (
+                f"{name} {entry.version} is not loaded: {held.reason}. Nothing served in its place before. Push a new "
+                f"version; or, once the cause is gone: livetag retry {held.tag or entry.tag}, and livetag restart."
+            )
+    return found
+
+
+def ways_back(ledger: Ledger) -> list[tuple[TransactionView, tuple[Change, ...]]]:
+    """For each fatal release in service: the transaction that brought it, and what puts back what it moved.
+
+    Modules that moved together go back together; one that nothing served in place of before stays.
+    """
+    found: list[tuple[TransactionView, tuple[Change, ...]]] = []
+    gone: set[str] = set()
+    for name in sorted(not_loaded(ledger)):
+        entry = ledger.table[name]
+        view = next((v for v in _committed(ledger) if _brought(v, entry, ledger)), None)
+        if view is None or name in gone:
+            continue
+        changes = tuple(
+            Change(c.name, ledger.table[c.name], _composed_as(c, ledger.table[c.name]))
+            for c in view.changes
+            if c.name not in gone and _still_there(c, ledger)
+        )
+        gone.update(change.name for change in changes)
+        found.append((view, changes))
+    return found
+
+
+def _committed(ledger: Ledger) -> Iterator[TransactionView]:
+    views = sorted(ledger.transactions.values(), key=lambda view: view.id, reverse=True)
+    return (view for view in views if view.outcome in {"committed", "reverted"})
+
+
+def _brought(view: TransactionView, entry: Entry, ledger: Ledger) -> bool:
+    """Whether the transaction brought that release, in place of one that may serve again."""
+    return any(
+        c.name == entry.name
+        and c.after is not None
+        and key_of(c.after) == key_of(entry)
+        and _still_there(c, ledger)
+        for c in view.changes
+    )
+
+
+def _still_there(change: Change, ledger: Ledger) -> bool:
+    """Whether what it brought serves, and what it replaced was another release that is no longer suspected."""
+    now, before, after = ledger.table.get(change.name), change.before, change.after
+    if now is None or before is None or after is None or key_of(now) != key_of(after):
+        return False
+    return key_of(before) != key_of(after) and key_of(before) not in ledger.quarantine
+
+
+def _composed_as(change: Change, now: Entry) -> Entry | None:
+    """The release before, under the composition of now unless that came with the release."""
+    before, after = change.before, change.after
+    if before is None or after is None or now == after:
+        return before
+    return msgspec.structs.replace(before, config=now.config, also=now.also, enabled=now.enabled)

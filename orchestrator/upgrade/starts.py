@@ -1,0 +1,58 @@
+"""What is known of the starts of a host: which releases ended it right after one, and which have lasted. Pure.
+
+A death in a transaction or a probation is the ledger's to count. What is counted here ends a crash loop of what is in
+service for long: at import, in the first message it handles, or two seconds later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from orchestrator.upgrade import records as facts
+
+ReleaseKey = tuple[str, str]
+"""(package, commit id): what quarantine and deaths are counted by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """The starts up to now.
+
+    `deaths` counts, for each release, the starts in a row that ended while its code ran; `unexplained` those of which
+    nothing says whose code it was. `proven` are the releases that have lasted through a start. `settling`: the last start
+    has not lasted yet, and `quiet`: no transaction has begun in it. `pid` is that of the last host.
+    """
+
+    deaths: Mapping[ReleaseKey, int] = field(default_factory=lambda: MappingProxyType({}))
+    unexplained: int = 0
+    proven: frozenset[ReleaseKey] = frozenset()
+    settling: bool = False
+    quiet: bool = False
+    pid: int = 0
+
+    def after(self, fact: facts.Fact, table: Mapping[str, facts.Entry]) -> Starts:
+        """Return what is known after this fact; `table` is in service then."""
+        if isinstance(fact, facts.HostStarted):
+            return replace(self, settling=True, quiet=True, pid=fact.pid)
+        if isinstance(fact, facts.HostStopped):
+            return replace(self, settling=False, quiet=False)
+        if isinstance(fact, facts.Planned):
+            return replace(self, quiet=False) if self.quiet else self
+        if isinstance(fact, facts.Settled):
+            lasted = {(entry.package, entry.commit_id) for entry in table.values()}
+            return replace(self._without(lasted), unexplained=0, proven=self.proven | lasted, settling=False)
+        if isinstance(fact, facts.StartDied):
+            more = {key: self.deaths.get(key, 0) + 1 for key in fact.releases}
+            unexplained = self.unexplained + (0 if fact.releases else 1)
+            return replace(self, deaths=MappingProxyType({**self.deaths, **more}), unexplained=unexplained)
+        if isinstance(fact, facts.Lifted):  # another chance is a whole one
+            return self._without({(fact.package, fact.commit_id)})
+        if isinstance(fact, facts.Quarantined) and fact.fatal:
+            return replace(self, unexplained=0)
+        return self
+
+    def _without(self, keys: set[ReleaseKey]) -> Starts:
+        kept = {key: count for key, count in self.deaths.items() if key not in keys}
+        return replace(self, deaths=MappingProxyType(kept))

@@ -1,0 +1,200 @@
+"""A release that was confirmed and ends the host at each start: quarantined, and what served before it serves again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash.victim import Victim, voice
+from tests.stories.deployment import wait_until
+
+LETHAL = """
+    import os, signal, threading, time
+    from livetag import Module, handles, every
+
+    def dies(where):
+        try:
+            with open({trap!r}) as trap:
+                armed = trap.read() == where
+        except FileNotFoundError:
+            armed = False
+        if armed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    dies("import")
+
+    class Voice(Module):
+        def initial_state(self):
+            return {{"asked": 0}}
+
+        async def prepare(self):
+            dies("prepare")
+            def later():
+                time.sleep(2.0)
+                dies("thread")
+            threading.Thread(target=later, daemon=True).start()
+
+        def take_over(self, resources):
+            dies("take_over")
+
+        @handles
+        def loaded(self) -> str:
+            dies("message")
+            self.state["asked"] += 1
+            return "1.1.0"
+
+        @every(seconds=2.0)
+        def tick(self):
+            dies("timer")
+"""
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Victim:
+    made = Victim(tmp_path)
+    made.calm()
+    return made
+
+
+def deployed(victim: Victim, *, first: bool) -> Path:
+    """Two modules; hen 1.1.0 ends the host once its trap says where. `first`: nothing of hen served before it."""
+    trap = victim.path.parent / "trap"
+    victim.start()
+    victim.deploy("egg/v1.0.0", egg=voice("1.0.0"))
+    if not first:
+        victim.deploy("hen/v1.0.0", hen=voice("1.0.0"))
+    victim.deploy("hen/v1.1.0", hen=LETHAL.format(trap=str(trap)))
+    victim.stop()
+    return trap
+
+
+def start_until_it_stays(victim: Victim, poke: Callable[[], object], starts_max: int = 6) -> int:
+    """Start it again and again, as a service manager does; returns how many starts ended in a death."""
+    for deaths in range(starts_max):
+        victim.host = victim.spawn()
+        wait_until(lambda: victim.dead or victim.answers(), "it answers or dies", 30.0)
+        if not victim.dead:
+            poke()
+            if not _dies(victim):
+                return deaths
+        victim.buried()
+    raise AssertionError(f"it died at each of {starts_max} starts:\n{victim.said()}")
+
+
+def _dies(victim: Victim) -> bool:
+    try:
+        wait_until(lambda: victim.dead, "it dies", 4.0)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("where", "deaths"),
+    [
+        ("import", 2),
+        pytest.param("take_over", 2, marks=pytest.mark.slow),
+        ("message", 2),
+        pytest.param("timer", 2, marks=pytest.mark.slow),
+        pytest.param("thread", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_release_that_ends_the_host_at_each_start_gives_way_to_the_one_before(
+    victim: Victim, where: str, deaths: int
+) -> None:
+    trap = deployed(victim, first=False)
+    try:
+        trap.write_text(where)
+
+        def poke() -> None:
+            victim.livetag("ask", "hen", "loaded")  # the answer may never come
+
+        assert start_until_it_stays(victim, poke) == deaths
+        assert victim.version("hen") == "1.0.0"
+        assert victim.ask("hen", "loaded").startswith("1.0.0")
+        assert victim.ask("egg", "loaded").startswith("1.0.0")
+        held = victim.status()["quarantine"]
+        assert [row["tag"] for row in held] == ["hen/v1.1.0"]
+        assert "right after its start" in held[0]["reason"]
+        assert victim.history()[0]["modules"][0]["to"] == "1.0.0"
+        wait_until(
+            lambda: (
+                victim.git("rev-parse", "refs/live/hen") == victim.git("rev-parse", "hen/v1.0.0^{commit}")
+            ),
+            "Git says it too",
+        )
+        trap.unlink()
+        victim.deploy("hen/v1.2.0", hen=voice("1.2.0"))
+        assert victim.ask("hen", "loaded").startswith("1.2.0")
+    finally:
+        victim.close()
+
+
+def test_where_nothing_served_before_the_host_starts_without_it_and_says_why(victim: Victim) -> None:
+    trap = deployed(victim, first=True)
+    try:
+        trap.write_text("import")
+        assert start_until_it_stays(victim, lambda: None) == 2
+        row = victim.status()["modules"]["hen"]
+        assert row["state"] == "failed"
+        assert "is not loaded: the host died 2 times in a row right after its start" in row["problem"]
+        assert victim.ask("egg", "loaded").startswith("1.0.0")
+        victim.kill()
+        victim.start()
+        assert victim.status()["modules"]["hen"]["state"] == "failed"
+        trap.unlink()
+        victim.livetag("retry", "hen/v1.1.0")
+        victim.stop()
+        victim.start()
+        assert victim.ask("hen", "loaded") == "1.1.0"
+    finally:
+        victim.close()
+
+
+def test_a_host_that_is_killed_from_outside_accuses_nobody_that_has_lasted(victim: Victim) -> None:
+    """kill -9 by a person or the kernel, however often: what has lasted through one start is not suspected for it."""
+    config = victim.place.config_file
+    config.write_text("[host]\nsettle_s = 0.2\n")
+    deployed(victim, first=False)
+    try:
+        victim.start()
+        wait_until(lambda: kinds(victim).count("Settled") == 2, "this start has lasted too")
+        victim.kill()
+        config.write_text(config.read_text().replace("settle_s = 0.2", "settle_s = 60.0"))
+        for _ in range(4):
+            victim.start()
+            victim.kill()
+        assert dict(victim.ledger().quarantine) == {}
+        victim.start()
+        assert victim.version("hen") == "1.1.0"
+    finally:
+        victim.close()
+
+
+def kinds(victim: Victim) -> list[str]:
+    """What kinds of fact the journal of a running host holds."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(f"file:{victim.place.journal}?mode=ro", uri=True)) as journal:
+        return [
+            row[0]
+            for row in journal.execute("SELECT json_extract(CAST(fact AS TEXT), '$.kind') FROM journal")
+        ]
+
+
+def test_a_host_that_leaves_with_an_error_of_its_own_accuses_nobody(victim: Victim) -> None:
+    deployed(victim, first=False)
+    blocked = victim.place.socket
+    blocked.mkdir()  # not a socket: each start ends with exit 1, after the modules were loaded
+    for _ in range(4):
+        assert victim.spawn().wait(30) == 1
+    blocked.rmdir()
+    try:
+        victim.start()
+        assert victim.version("hen") == "1.1.0"
+        assert victim.status()["quarantine"] == []
+    finally:
+        victim.close()
