@@ -221,6 +221,21 @@ def test_a_hold_keeps_tags_from_going_and_not_what_a_person_asks_for() -> None:
     assert [g.tags for g in by_hand.ready] == [("counter/v1.2.0",)]
 
 
+def test_a_command_takes_no_release_with_it_that_is_held_or_waits() -> None:
+    tags = {**TAGS, **refs(counter_1_2_0="c9")}
+    made_now = override("disable", against=("counter/v1.2.0", "c9"))
+    holds = folded(Held("", "ada", "freeze")).holds
+    found = planned(laid(made_now, tags=tags), holds=holds)
+    disabled = altered(TABLE, "counter", enabled=False)["counter"]
+    assert [g.changes for g in found.ready] == [(Change("counter", TABLE["counter"], disabled),)]
+    assert [(g.tags, g.changes[0].before) for g in found.held] == [(("counter/v1.2.0",), disabled)]
+
+
+def test_what_a_person_says_goes_even_where_its_module_is_held() -> None:
+    found = planned(laid(override("disable")), holds=folded(Held("", "ada", "freeze")).holds)
+    assert (len(found.ready), found.held) == (1, ())
+
+
 # -- in the ledger -------------------------------------------------------------------------------------------------
 
 

@@ -209,6 +209,28 @@ def test_a_composition_goes_back_by_a_higher_app_tag_on_the_commit_before() -> N
         plan_rollback(book, refs(app_1_0_0="a1", app_1_1_0="a2"), txn=1)
 
 
+def test_a_name_that_was_moved_goes_back_to_whom_it_was_taken_from() -> None:
+    def named(name: str, *also: str) -> Entry:
+        return Entry(name, name, "1.0.0", f"{name}/v1.0.0", "c1", "c1", "c1", also=also)
+
+    moved = (
+        Change("counter", named("counter", "front"), named("counter")),
+        Change("rib", named("rib"), named("rib", "front")),
+    )
+    came = tuple(Change(c.name, None, c.before) for c in moved)
+    facts: list[Fact] = []
+    for number, changes in enumerate((came, moved), 1):
+        keys = (("", "name front"),) if number == 2 else ()
+        facts += [
+            Planned(number, changes, "x", "ann", overrides=keys),
+            Prepared(number),
+            Committed(number, 1.0, 0),
+        ]
+        facts.append(Confirmed(number, ""))
+    book = fold(Record(seq, float(seq), fact, b"") for seq, fact in enumerate(facts, 1))
+    assert [command.text for command in plan_rollback(book, TAGS).commands] == ["livetag bind front counter"]
+
+
 def test_what_a_command_did_goes_back_by_the_commands_that_undo_it() -> None:
     off = Entry("rib", "rib", "1.0.0", "rib/v1.0.0", "c1", "c1", "c1", enabled=False)
     facts: list[Fact] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from orchestrator.upgrade.records import Change, Deed, Overridden, OverrideEnded
 
@@ -118,6 +120,22 @@ def explains(override: Override, change: Change) -> bool:
         return before is None or before.commit_id != after.commit_id
     was = before.enabled if before is not None else True
     return was != after.enabled == (override.what == "enable")
+
+
+def apart(change: Change, asked: Sequence[Override]) -> tuple[Change, Change | None]:
+    """What the overrides ask for, and what is left of the change: a release that waits, or is held, is not theirs."""
+    before, after = change.before, change.after
+    if before is None or after is None or not change.brings_code or any(o.what == "swap" for o in asked):
+        return change, None
+    enabled, also = before.enabled, list(before.also)
+    for override in asked:
+        if override.what in {"enable", "disable"}:
+            enabled = after.enabled
+        else:
+            also = [name for name in also if name != override.value]
+            also += [override.value] if override.value in after.also else []
+    between = msgspec.structs.replace(before, enabled=enabled, also=tuple(also))
+    return Change(change.name, before, between), Change(change.name, between, after)
 
 
 def held_back(holds: Mapping[str, Hold], module: str) -> Hold | None:

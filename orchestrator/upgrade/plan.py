@@ -11,7 +11,7 @@ from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.checks import Check, Environment, Live, release_checks
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import Fault
-from orchestrator.upgrade.overrides import Hold, Override, explains, held_back
+from orchestrator.upgrade.overrides import Hold, Override, apart, explains, held_back
 from orchestrator.upgrade.records import Change, Entry
 from orchestrator.upgrade.resulting import Resulting
 from orchestrator.upgrade.successor import acceptance_checks
@@ -143,11 +143,12 @@ def _grouped(
     by_commit: dict[str, list[Change]] = {}
     for change in changes:
         asked = tuple(override for override in overrides if explains(override, change))
-        if asked:
+        mine, rest = apart(change, asked) if asked else (None, change)
+        if mine is not None:
             tags = tuple(dict.fromkeys(override.command for override in asked))
-            commanded.append(Group((), tags, (change,), overrides=asked))
-        else:
-            by_commit.setdefault(_commit_of(change, app_ref), []).append(change)
+            commanded.append(Group((), tags, (mine,), overrides=asked))
+        if rest is not None:
+            by_commit.setdefault(_commit_of(rest, app_ref), []).append(rest)
     commanded = _joined_where(commanded, lambda a, b: bool(set(a.overrides) & set(b.overrides)))
     return [*commanded, *_of_commits(by_commit, table, app_ref)]
 

@@ -144,6 +144,7 @@ def test_another_version_is_swapped_in_for_one_module_and_a_failing_one_changes_
 def test_a_command_that_fails_leaves_everything_as_it_was_and_quarantines_nothing(
     deployment: Deployment,
 ) -> None:
+    deployment.deploy("counter/v0.8.0", counter=counter(5))
     deployment.deploy("counter/v1.0.0", counter=counter(1))
     unfit = (
         counter(5)
@@ -153,17 +154,19 @@ def test_a_command_that_fails_leaves_everything_as_it_was_and_quarantines_nothin
     deployment.release("counter/v0.9.0")
     assert deployment.push("main", "counter/v0.9.0").returncode == 0, "a lower version is only recorded"
     do(deployment, "disable", "counter", *WHY)
+    do(deployment, "swap", "counter", "0.8.0", *WHY)
 
     why = refused(deployment, "swap", "counter", "0.9.0", *WHY)
 
     assert "livetag swap counter 0.9.0 was not done" in why
     assert "out of tune" in why
-    assert "counter 1.0.0 serves on" in why
-    assert (row(deployment)["state"], row(deployment)["drift"]["what"]) == ("disabled", "disabled")
+    assert "counter 0.8.0 serves on" in why
+    assert (row(deployment)["state"], deployment.version()) == ("disabled", "0.8.0")
+    assert sorted(row(deployment)["drift"]["what"].split(", ")) == ["disabled", "swapped to 0.8.0"]
     assert deployment.status()["quarantine"] == []
     assert deployment.history()[0]["outcome"] == "rolled_back"
     do(deployment, "enable", "counter", *WHY)
-    assert deployment.ask("counter", "tick") == 1
+    assert deployment.ask("counter", "tick") == 5
 
 
 def test_a_module_is_unloaded_with_its_state_kept_and_loaded_again(deployment: Deployment) -> None:
