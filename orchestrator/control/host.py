@@ -124,7 +124,7 @@ class _Host:
         await server.start()
         running = asyncio.ensure_future(upgrader.run())
         monitor = self._watch(upgrader)
-        watchdog = Watchdog(self._config.host.stall_s)
+        watchdog = Watchdog(self._config.host.stall_s, app)
         watchdog.start()
         logger.info("host {} serves {} modules from {}", os.getpid(), len(app.modules), self._deployment.path)
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.control.table_facts import overview
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.overdue import OverdueUnit
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override
@@ -22,9 +23,13 @@ Facts = dict[str, Any]  # Any: JSON
 def modules(app: Application, upgrader: Upgrader, failed: Mapping[str, str]) -> Facts:
     """Module → its row of `livetag status`, for the release table; during a switch, as it is about to be (P5)."""
     ledger = upgrader.book.ledger
+    overdue = app.overdue.now()
     states = module_states(app, ledger, upgrader.kept.keys(), switching=upgrader.switching)
     return {
-        name: _module(entry, states[name], app.modules.get(name), failed.get(name), ledger)
+        name: {
+            **_module(entry, states[name], app.modules.get(name), failed.get(name), ledger),
+            **_overdue(app, name, overdue.get(name)),
+        }
         for name, entry in sorted(ledger.table.items())
     }
 
@@ -53,6 +58,14 @@ def _module(
         **({"tables": tables} if tables else {}),
         **({"problem": failed} if failed is not None and state is ModuleState.FAILED else {}),
     }
+
+
+def _overdue(app: Application, name: str, unit: OverdueUnit | None) -> Facts:
+    """A unit that is under way for long, and how many of the module's were; nothing of a module that had none."""
+    if name not in app.overdue.counts:
+        return {}
+    now = {"type": unit.type, "since": unit.since, "where": unit.where} if unit is not None else None
+    return {"overdue": {"count": app.overdue.counts[name], "now": now}}
 
 
 def drift(entry: Entry, ledger: Ledger) -> Facts | None:

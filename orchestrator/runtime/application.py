@@ -18,6 +18,7 @@ from orchestrator.runtime.events import EventManager, Subscription
 from orchestrator.runtime.letters import DeadLetters
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.names import NameService
+from orchestrator.runtime.overdue import Overdue
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.threads import Threads
@@ -79,6 +80,7 @@ class Application:
         self.letters = DeadLetters()
         self.ownership = TaskOwnership()
         self.threads = Threads()
+        self.overdue = Overdue(self)
         self.modules: Mapping[str, ModuleProxy] = {}
         self.quiesce: Quiesce[Any] | None = (
             None  # the switch that waits for its moment; each pump tells it of one

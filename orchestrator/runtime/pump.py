@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from orchestrator.runtime.errors import Leaving, ModuleError, UnknownMessage, error_text
+from orchestrator.runtime.errors import Leaving, ModuleError, Stalled, UnknownMessage, error_text
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.message import TIMER_MARK, Message
@@ -252,7 +252,7 @@ class Pump:
                 self._forgive()
         proxy.tasks = None
         error = tasks.error()
-        return failure_of(proxy, message, error) if failure is None and error is not None else failure
+        return self._raised(message, error) if failure is None and error is not None else failure
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a handler in a thread; the unit is done when the thread's function has returned, and not before."""
@@ -292,7 +292,14 @@ class Pump:
         raise unknown(self._proxy, message)
 
     def _failure(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
-        """What an asker gets of a unit that raised."""
+        """What an asker gets of a unit that failed."""
         if handler is None and isinstance(error, UnknownMessage):
             return error
-        return failure_of(self._proxy, message, error)
+        return self._raised(message, error)
+
+    def _raised(self, message: Message, error: BaseException) -> ModuleError:
+        """The author's code raised; that it was interrupted is told in the log, too."""
+        failure = failure_of(self._proxy, message, error)
+        if isinstance(error, Stalled):
+            logger.bind(module=self._proxy.name).error("{}", failure)
+        return failure

@@ -57,7 +57,7 @@ class Conversion:
         for known in self.chain:
             try:
                 value = known.step(key, value)
-            except (Stalled, Overrun, KeyboardInterrupt):
+            except (Stalled, Overrun):
                 raise
             except BaseException as error:  # noqa: BLE001  # sys.exit() in a step is its failure, not the host's end
                 where = author_line(error, known.origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from orchestrator.runtime.errors import StateInvalid
+from orchestrator.runtime.errors import Stalled, StateInvalid
 
 SHARDS = 1021  # a prime, so that keys in even steps spread too; at 10⁶ records the longest copy of a dict is of 1,000
 
@@ -133,7 +133,7 @@ class TableStore:
             return True
         try:
             self.shards[place][key] = layer.convert(key, old)
-        except StateInvalid as error:
+        except (StateInvalid, Stalled) as error:  # the watchdog's: it did not return
             layer.bad += 1
             layer.reason = layer.reason or str(error)
             return False

@@ -84,6 +84,8 @@ def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     notes = [f"probation: {module.probation}"] if module.probation else []
     notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
+    if (late := module.overdue.now) is not None:
+        notes.append(f"a unit has not ended since {ago(late.since)}: {late.where}")
     notes += [note for table, its in module.tables.items() if (note := _table_note(table, its))]
     notes += [f"events dropped as it wishes: {box.dropped}"] if box.dropped else []
     counts = (box.length, box.accepted, box.handled, box.dead)

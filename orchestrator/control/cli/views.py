@@ -23,6 +23,17 @@ class TableStatus(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class OverdueUnit(msgspec.Struct, frozen=True):
+    type: str
+    since: float
+    where: str
+
+
+class OverdueStatus(msgspec.Struct, frozen=True):
+    count: int = 0
+    now: OverdueUnit | None = None
+
+
 class ModuleStatus(msgspec.Struct, frozen=True):
     version: str | None = None
     tag: str | None = None
@@ -33,6 +44,7 @@ class ModuleStatus(msgspec.Struct, frozen=True):
     drift: object = None  # a Drift; anything else is shown as it is
     problem: str | None = None
     tables: dict[str, TableStatus] = {}
+    overdue: OverdueStatus = OverdueStatus()
 
 
 class HostStatus(msgspec.Struct, frozen=True):
