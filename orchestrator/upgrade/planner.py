@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from loguru import logger
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.blueprint import describe
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.message import is_authors
 from orchestrator.runtime.tables import ModuleTables
@@ -125,6 +126,10 @@ class Planner:
                 blueprint = proxy.implementation.blueprint
                 accepts = frozenset(t for t in blueprint.handlers if is_authors(t))
                 description = await self.description(table[name]) if name in table else None
+                if (
+                    description is None
+                ):  # what it takes is known all the same: only what it says to others is not
+                    description = describe(blueprint, proxy.implementation.entry)
                 tables = {each: _in_service(proxy.tables, each) for each in proxy.tables.stores}
                 live[name] = Live(accepts, frozenset(blueprint.steps), description, tables)
         return live
