@@ -116,6 +116,8 @@ TAKEN = [
     (Pair, list),
     (tuple[int, str], Pair),
     (Annotated[int, Meta(ge=1)], Annotated[int, Meta(gt=0)]),
+    (Annotated[int, Meta(gt=0)], Annotated[int, Meta(ge=1)]),
+    (Annotated[int, Meta(lt=6)], Annotated[int, Meta(le=5)]),
     (Annotated[int, Meta(ge=1, le=5)], Annotated[int, Meta(ge=0, lt=7)]),
     (Annotated[int, Meta(multiple_of=4)], Annotated[int, Meta(multiple_of=2)]),
     (Annotated[str, Meta(max_length=3, pattern="a")], Annotated[str, Meta(max_length=4, pattern="a")]),
@@ -185,6 +187,29 @@ REFUSED = [
 def test_what_takes_less_is_said_with_the_field(before: Type, after: Type, said: str | None) -> None:
     found = check(before, after)
     assert found == [] if said is None else said in found
+
+
+def test_a_type_that_is_narrower_is_said_at_each_place_where_it_stands() -> None:
+    class Both(TypedDict):
+        here: Order
+        there: Order
+
+    class BothPriced(TypedDict):
+        here: Priced
+        there: Priced
+
+    for each in (Both, BothPriced):
+        each.__annotations__ = dict.fromkeys(("here", "there"), Order if each is Both else Priced)
+    assert check(Both, BothPriced) == [
+        "here.sku: a text before, now bytes",
+        "there.sku: a text before, now bytes",
+    ]
+
+
+def test_a_constant_is_compared_with_its_type_as_the_decoder_does() -> None:
+    assert narrower({"enum": [True]}, schema_of(Literal[1])) != []
+    assert narrower({"enum": [1.0]}, schema_of(Literal[1])) != []
+    assert narrower({"enum": [1]}, schema_of(Literal[1])) == []
 
 
 # -- bodies of handlers ----------------------------------------------------------------------------------------------

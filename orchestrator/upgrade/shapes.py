@@ -53,8 +53,6 @@ def _branches(schema: Schema) -> list[Schema]:
 
 
 def _narrower(old: Schema, new: Schema, phrases: Phrases) -> list[str]:
-    if old == new:
-        return []
     comparison = _Comparison(old.get("$defs", {}), new.get("$defs", {}), phrases)
     if new.get(NONE_IS_EMPTY):
         return comparison.problems(_EMPTY if old.get("enum") == [None] else old, new, "")
