@@ -24,6 +24,7 @@ class Rib(Plain):
     routes: Table[tuple[str, str], Route] = Table(version=1)
     hits: Table[int, int] = Table()
     seen: Any = None
+    kept: Any = None
 
     @handles
     def put(self, prefix: str, path: str, origin: int | None = None) -> None:
@@ -45,6 +46,15 @@ class Rib(Plain):
         await asyncio.sleep(0)
         self.routes["gone", "peer"] = {"path": "changed", "origin": 1}
         raise SystemExit
+
+    @handles(thread=True)
+    def put_in_a_thread_and_fail(self, prefix: str) -> None:
+        self.put_and_fail(prefix)
+
+    @handles
+    async def put_in_a_task_and_fail(self, prefix: str) -> None:
+        self.routes["by itself", "peer"] = {"path": "new", "origin": 1}
+        self.kept = asyncio.ensure_future(self.put_ask_and_fail(prefix))
 
     @handles
     async def put_and_wait(self, prefix: str) -> None:
@@ -186,15 +196,21 @@ def test_a_unit_that_raises_leaves_no_trace_in_any_table() -> None:
             for prefix in ("kept", "gone"):
                 await app.ask("rib", "put", {"prefix": prefix, "path": prefix})
             before = await look(app)
-            for type_ in ("put_and_fail", "put_ask_and_fail"):
+            for type_ in ("put_and_fail", "put_ask_and_fail", "put_in_a_thread_and_fail"):
                 with pytest.raises(HandlerFailed):  # an idle module answers at once
                     await app.ask("rib", type_, {"prefix": "kept"})
                 assert await look(app) == before
+            for type_ in (
+                "put_and_fail",
+                "put_ask_and_fail",
+                "put_in_a_thread_and_fail",
+                "put_in_a_task_and_fail",
+            ):
                 await app.send("rib", type_, {"prefix": "fresh"})
                 await idle(app)
                 assert await look(app) == before
             proxy = app.modules["rib"]
-            assert (proxy.dead, proxy.written) == (4, [])
+            assert (proxy.dead, proxy.written) == (7, [])
             await app.ask("rib", "put", {"prefix": "kept", "path": "works on"})
             assert (await look(app))["routes"][1] == ["kept", "peer", "works on"]
             assert books_balance(app)

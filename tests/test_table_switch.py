@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from typing import Any, TypedDict
 
 import pytest
@@ -186,6 +187,35 @@ def test_what_a_unit_took_out_of_a_layer_comes_back_though_the_sweep_has_passed(
             await module.advance(seconds=10)
             assert (stale(module), module.proxy.tables.stores["things"].layers) == (0, [])
             assert module.tables["things"] == {("k", n): (n, "up") for n in range(6)}
+
+    asyncio.run(story())
+
+
+def test_the_sweep_stands_still_while_a_unit_runs_in_a_thread() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    class Threaded(Two):
+        @handles(thread=True)
+        def wait(self) -> int:
+            begun.set()
+            gate.wait(10.0)
+            return len(self.things)
+
+    async def story() -> None:
+        async with livetag.testing.run(One, tables=records(6)) as module:
+            await module._swap(One, Threaded, module._limits)
+            asked = asyncio.ensure_future(module.ask("wait"))
+            try:
+                while not begun.is_set():
+                    await asyncio.sleep(0)
+                for _ in range(30):
+                    await module._clock.advance(0.01, lambda: asyncio.sleep(0))
+                assert stale(module) == 6
+            finally:
+                gate.set()
+            assert await asked == 6
+            await module.advance(seconds=10)
+            assert stale(module) == 0
 
     asyncio.run(story())
 
