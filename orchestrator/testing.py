@@ -27,7 +27,7 @@ from orchestrator.runtime.names import NameService
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.state import PLAIN_STATE, find_chain
 from orchestrator.runtime.table_image import TableImage, image_of
-from orchestrator.runtime.table_wayback import lost_in_table
+from orchestrator.runtime.table_wayback import lost_in_table, migrated
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.participant import Code, Incoming, KeptState, Participant
@@ -272,8 +272,7 @@ class ModuleUnderTest:
         lost: list[str] = []
         for name, table in self.proxy.tables.live.items():
             if name in old.tables and old.tables[name].version < table.version:
-                pairs = ((key, table.type.encode(record)) for key, record in table.items())
-                found = lost_in_table(table.type, old.tables[name].version, pairs)
+                found = lost_in_table(table.type, old.tables[name].version, migrated(table))
                 lost += [name] if found is None else found
         return lost
 

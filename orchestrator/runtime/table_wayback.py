@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
 
-from orchestrator.runtime.errors import MigrationMissing
+from orchestrator.runtime.errors import MigrationMissing, StateInvalid
 from orchestrator.runtime.loader import Loaded
 from orchestrator.runtime.state import StateCodec
+from orchestrator.runtime.table_live import LiveTable
 from orchestrator.runtime.table_steps import Conversion, find_table_chain, known_of
 from orchestrator.runtime.table_types import TableType
 from orchestrator.runtime.wayback import lost_going_down
@@ -19,6 +21,13 @@ from orchestrator.runtime.wayback import lost_going_down
 RECORDS_MAX = 100  # that are tried
 
 _PLAIN: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+def migrated(table: LiveTable) -> Iterator[tuple[Any, bytes]]:
+    """The records as bytes of the version in service, without those that a step raises on: these go nowhere."""
+    for key in table:
+        with suppress(StateInvalid):
+            yield key, table.type.encode(table[key])
 
 
 def lost_in_table(
