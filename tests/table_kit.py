@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, TypedDict
 
+import livetag
 from livetag import Module, Table, handles
+from repo_store.manifest import Limits
 
 
 class Plain(TypedDict):
@@ -109,3 +112,7 @@ def down_to_two(key: Key, new: str) -> Noted:
 def records(count: int) -> dict[str, dict[Key, Plain]]:
     """What a first version begins with."""
     return {"things": {("k", key): {"n": key} for key in range(count)}}
+
+
+#: A test of records is none of the pause: a machine that is busy with other tests may take its budget.
+begin = partial(livetag.testing.run, limits=Limits(pause_ms=5000.0))

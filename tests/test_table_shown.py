@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-import livetag
 from orchestrator.control.tables import SHOWN_MAX, part_of_module
 from orchestrator.control.wire import Refused
 from orchestrator.testing import ModuleUnderTest
-from tests.table_kit import One, Two, records
+from tests.table_kit import One, Two, begin, records
 
 
 async def shown(module: ModuleUnderTest, path: str | None = None) -> Any:
@@ -20,7 +19,7 @@ async def shown(module: ModuleUnderTest, path: str | None = None) -> Any:
 
 def test_a_state_is_shown_with_the_tables_beside_it() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, state={"total": 3}, tables=records(14)) as module:
+        async with begin(One, state={"total": 3}, tables=records(14)) as module:
             assert await shown(module) == {
                 "state": {"total": 3},
                 "tables": {"things": {"version": 1, "records": 14}},
@@ -41,7 +40,7 @@ def test_a_state_is_shown_with_the_tables_beside_it() -> None:
 
 def test_a_path_reaches_into_a_table() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(500)) as module:
+        async with begin(One, tables=records(500)) as module:
             some = await shown(module, "tables.things")
             assert (some["records"], len(some["shown"]), some["more"]) == (500, SHOWN_MAX, True)
             (one,) = (await shown(module, 'tables.things.["k",7]'))["shown"]

@@ -9,11 +9,10 @@ from typing import Any, TypedDict
 
 import pytest
 
-import livetag
 from livetag import Table, handles
 from orchestrator.runtime.errors import HandlerFailed
 from orchestrator.testing import ModuleUnderTest, UpgradeFailed
-from tests.table_kit import Keeper, Key, Noted, One, Plain, Three, Two, records
+from tests.table_kit import Keeper, Key, Noted, One, Plain, Three, Two, begin, records
 
 
 def stale(module: ModuleUnderTest) -> int:
@@ -22,7 +21,7 @@ def stale(module: ModuleUnderTest) -> int:
 
 def test_a_record_is_migrated_when_it_is_touched_and_the_rest_by_the_sweep() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(3000)) as module:
+        async with begin(One, tables=records(3000)) as module:
             await module._swap(One, Two, module._limits)
             assert stale(module) == 3000
             assert await module.ask("look", {"key": 2999}) == (2999, "up")
@@ -44,9 +43,7 @@ def test_a_record_is_migrated_when_it_is_touched_and_the_rest_by_the_sweep() -> 
 
 def test_a_way_back_in_mid_conversion_gives_untouched_records_back_as_they_were() -> None:
     async def story() -> None:
-        async with livetag.testing.run(
-            Two, tables={"things": {("k", n): (n, "own") for n in range(300)}}
-        ) as module:
+        async with begin(Two, tables={"things": {("k", n): (n, "own") for n in range(300)}}) as module:
             await module.upgrade(Three)
             await module.ask("put", {"key": 299, "n": 7})
             assert await module.ask("look", {"key": 298}) == "298/own"
@@ -72,14 +69,14 @@ WithWeight.migrates("things", 2, 1)(lambda _, new: {"n": new["n"]})
 
 def test_the_kit_says_which_fields_of_a_record_a_way_back_loses() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(2)) as module:
+        async with begin(One, tables=records(2)) as module:
             assert (await module.upgrade(WithWeight)).lost_going_down == ["things.weight"]
-        async with livetag.testing.run(One, tables=records(14)) as module:
+        async with begin(One, tables=records(14)) as module:
             assert (
                 await module.upgrade(Two)
             ).lost_going_down == []  # though no step takes one of the records
         two = {"things": {("k", 1): (1, "noted")}}
-        async with livetag.testing.run(Two, tables=two) as module:
+        async with begin(Two, tables=two) as module:
             assert (await module.upgrade(Three)).lost_going_down == []
 
     asyncio.run(story())
@@ -87,7 +84,7 @@ def test_the_kit_says_which_fields_of_a_record_a_way_back_loses() -> None:
 
 def test_records_of_three_schemas_at_once_go_up_and_down() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(9)) as module:
+        async with begin(One, tables=records(9)) as module:
             await module._swap(One, Two, module._limits)  # not upgrade(), whose report touches records
             await module.ask("look", {"key": 1})
             await module._swap(Two, Three, module._limits)
@@ -108,7 +105,7 @@ def test_records_of_three_schemas_at_once_go_up_and_down() -> None:
 
 def test_a_step_that_raises_leaves_the_record_as_it_was_and_fails_the_unit_that_touches_it() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(40)) as module:
+        async with begin(One, tables=records(40)) as module:
             await module._swap(One, Two, module._limits)
             with pytest.raises(
                 HandlerFailed, match=r"key \('k', 13\): the step 1→2 raised Refuses: thirteen \(table_kit.py"
@@ -137,7 +134,7 @@ def test_a_version_with_a_better_step_takes_up_what_the_one_before_could_not() -
     Better.migrates("things", 1, 2)(lambda key, old: (old["n"], "better"))
 
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(14)) as module:
+        async with begin(One, tables=records(14)) as module:
             await module._swap(One, Two, module._limits)
             await module.advance(seconds=10)
             await module._swap(Two, Better, module._limits)
@@ -150,7 +147,7 @@ def test_a_version_with_a_better_step_takes_up_what_the_one_before_could_not() -
 @pytest.mark.parametrize("type_", ["put_and_fail", "put_slowly_and_fail"])
 def test_a_unit_that_raises_puts_records_back_in_the_version_that_they_had(type_: str) -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(6)) as module:
+        async with begin(One, tables=records(6)) as module:
             await module._swap(One, Two, module._limits)
             await module.ask("look", {"key": 0})
             with pytest.raises(HandlerFailed):
@@ -172,7 +169,7 @@ def test_what_a_unit_took_out_of_a_layer_comes_back_though_the_sweep_has_passed(
             raise RuntimeError("as it happens")
 
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(6)) as module:
+        async with begin(One, tables=records(6)) as module:
             await module._swap(One, Waiting, module._limits)
             implementation = module.proxy.implementation
             assert implementation is not None
@@ -205,7 +202,7 @@ def test_the_sweep_stands_still_while_a_unit_runs_in_a_thread() -> None:
             return len(self.things)
 
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(6)) as module:
+        async with begin(One, tables=records(6)) as module:
             await module._swap(One, Threaded, module._limits)
             asked = asyncio.ensure_future(module.ask("wait"))
             try:
@@ -234,7 +231,7 @@ def test_an_undone_switch_leaves_the_table_as_it_was() -> None:
             return {"a": 1}
 
     async def story() -> None:
-        async with livetag.testing.run(Gives, tables=records(6)) as module:
+        async with begin(Gives, tables=records(6)) as module:
             with pytest.raises(UpgradeFailed, match="not today"):
                 await module.upgrade(Fails)
             assert module.tables == records(6)
@@ -251,7 +248,7 @@ def test_the_same_version_takes_the_records_as_they_are() -> None:
         def more(self) -> None: ...
 
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(6)) as module:
+        async with begin(One, tables=records(6)) as module:
             before = module.proxy.tables.stores["things"].shards
             report = await module.upgrade(Again)
             assert (report.lost_going_down, stale(module)) == ([], 0)
@@ -269,7 +266,7 @@ def test_a_new_table_begins_empty_and_one_that_is_no_longer_declared_is_kept_asi
             self.others["a"] = 1
 
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(6)) as module:
+        async with begin(One, tables=records(6)) as module:
             await module.upgrade(Other)
             assert module.tables == {"others": {}}
             await module.ask("fill")
@@ -315,7 +312,7 @@ class NoStep(Keeper):
 )
 def test_a_version_that_cannot_take_the_records_votes_no(cls: type[Keeper], said: str) -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(2)) as module:
+        async with begin(One, tables=records(2)) as module:
             with pytest.raises(UpgradeFailed, match=said):
                 await module.upgrade(cls)
             assert module.tables == records(2)
@@ -328,10 +325,10 @@ def test_the_kit_refuses_records_that_do_not_fit_and_tables_that_are_not_there()
         with pytest.raises(
             UpgradeFailed, match=r"Table things: the record for \('k', 1\) does not fit version 1"
         ):
-            async with livetag.testing.run(One, tables={"things": {("k", 1): {"m": 1}}}):
+            async with begin(One, tables={"things": {("k", 1): {"m": 1}}}):
                 pass
         with pytest.raises(UpgradeFailed, match="One has no Table 'thing'; it has: things"):
-            async with livetag.testing.run(One, tables={"thing": {}}):
+            async with begin(One, tables={"thing": {}}):
                 pass
 
     asyncio.run(story())
@@ -346,7 +343,7 @@ def test_a_table_agrees_with_a_dict_through_any_walk(seed: int) -> None:
     async def story() -> None:
         model = {n: n for n in range(0, 60, 2)}
         begun = {"things": {("k", key): {"n": n} for key, n in model.items()}}
-        async with livetag.testing.run(One, tables=begun) as module:
+        async with begin(One, tables=begun) as module:
             cls: type[Keeper] = One
             for _ in range(120):
                 key, what = (

@@ -9,14 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-import livetag
 from orchestrator.runtime.table_image import TableImage, sample, sampled
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
 from orchestrator.upgrade.trial_worker import Rehearsal
 from repo_store.manifest import ModuleManifest
-from tests.table_kit import One, Two, records
+from tests.table_kit import One, Two, begin, records
 from tests.test_trial import SMALL, staged
 
 SOURCE = """
@@ -76,7 +75,7 @@ def test_records_whose_steps_are_in_the_version_that_leaves_are_left_to_the_plan
 
 def test_a_sample_is_bounded_and_changes_nothing() -> None:
     async def story() -> None:
-        async with livetag.testing.run(One, tables=records(3000)) as module:
+        async with begin(One, tables=records(3000)) as module:
             await module._swap(One, Two, module._limits)
             await module.ask("put", {"key": 1, "n": 1})
             before = module.proxy.tables.stores["things"].stale
