@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,7 +33,9 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "modules": module_facts.modules(app, upgrader, failed),
         "unloaded": module_facts.unloaded(upgrader),
         "holds": module_facts.holds(ledger),
-        "transaction": _under_way(ledger),
+        "transaction": _under_way(
+            ledger, upgrader.book.doubt.txn if upgrader.book.doubt is not None else None
+        ),
         "quarantine": [
             {"module": q.package, "commit": q.commit_id, "tag": q.tag, "reason": q.reason, "at": q.at}
             for q in ledger.quarantine.values()
@@ -56,11 +59,12 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
     }
 
 
-def _under_way(ledger: Ledger) -> Facts | None:
+def _under_way(ledger: Ledger, in_doubt: int | None) -> Facts | None:
     view = ledger.unfinished
     if view is None:
         return None
-    return {"id": view.id, "phase": view.phase.value, "modules": [change.name for change in view.changes]}
+    phase = "in_doubt" if view.id == in_doubt else view.phase.value
+    return {"id": view.id, "phase": phase, "modules": [change.name for change in view.changes]}
 
 
 def _availability(ledger: Ledger, since: float, now: float) -> float:
@@ -83,11 +87,12 @@ def _last(ledger: Ledger, refs: RefMap) -> Facts | None:
     return {**_transaction(last), "can_undo": True}
 
 
-def history(ledger: Ledger, module: str | None, limit: int) -> list[Facts]:
-    """The document of `livetag history --json`: newest first."""
+def history(ledger: Ledger, module: str | None, limit: int, in_doubt: int | None = None) -> list[Facts]:
+    """The document of `livetag history --json`: newest first. `in_doubt` is a transaction that only a restart decides."""
     views = [
         v for v in ledger.transactions.values() if module is None or any(c.name == module for c in v.changes)
     ]
+    views = [replace(v, outcome="in_doubt") if v.id == in_doubt and not v.outcome else v for v in views]
     return [_transaction(view) for view in sorted(views, key=lambda v: v.id, reverse=True) if view.outcome][
         :limit
     ]

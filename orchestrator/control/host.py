@@ -95,7 +95,7 @@ class _Host:
             loop.add_signal_handler(number, self._stop.set)
         journal = Journal.open(self._deployment.journal, time.time)
         try:
-            await self._serve(Book(journal))
+            await self._serve(Book(journal, self._box))
         finally:
             self._box.close()
             await loop.run_in_executor(None, journal.close)

@@ -91,8 +91,10 @@ class Operations:
         return facts.status(self._app, self._upgrader, self._failed, self._since)
 
     async def _history(self, request: dict[str, object], _emit: Emit) -> object:
-        asked = read(request, _History)
-        return facts.history(self._upgrader.book.ledger, asked.module, asked.limit)
+        asked, book = read(request, _History), self._upgrader.book
+        return facts.history(
+            book.ledger, asked.module, asked.limit, book.doubt.txn if book.doubt is not None else None
+        )
 
     async def _restart(self, _request: dict[str, object], _emit: Emit) -> object:
         lost = unsavable(self._app)

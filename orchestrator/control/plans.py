@@ -98,8 +98,18 @@ class Plans:
 def view_of(upgrader: Upgrader, outlook: Outlook, *, prereleases: bool, trouble: str = "") -> View:
     """What a verdict is made from, with what one look found."""
     retrying = upgrader.retries.all_pending()
+    book = upgrader.book
+    stopped = book.journal.failed or ""
     return View(
-        outlook.refs, outlook.tags, upgrader.book.ledger, outlook.plan, retrying, prereleases, trouble
+        outlook.refs,
+        outlook.tags,
+        book.ledger,
+        outlook.plan,
+        retrying,
+        prereleases,
+        trouble,
+        stopped=stopped,
+        doubt=book.doubt,
     )
 
 

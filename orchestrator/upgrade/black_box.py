@@ -32,6 +32,7 @@ class Evidence:
     module: str | None
     doing: str
     ended: bool
+    in_doubt: int | None = None  # the transaction whose COMMITTED it could not write
 
 
 class BlackBox:
@@ -42,6 +43,7 @@ class BlackBox:
         self._file: int | None = None
         self._running: list[tuple[str, str]] = []
         self._watched: list[tuple[BoundHandler, Callable[..., Any]]] = []  # Any: the author's signatures
+        self._in_doubt: int | None = None
         self._boot = _boot_id()
 
     def last(self) -> Evidence | None:
@@ -51,7 +53,8 @@ class BlackBox:
             if found.get("boot") != self._boot:
                 return None
             module, doing = found["running"][-1] if found["running"] else (None, "")
-            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]))
+            doubt = found.get("in_doubt")
+            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]), doubt)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -74,6 +77,11 @@ class BlackBox:
         finally:
             self._running.remove(mark)
             self._write()
+
+    def doubt(self, txn: int) -> None:
+        """Note that the COMMITTED of this transaction could not be written; the page is there already, so it has room."""
+        self._in_doubt = txn
+        self._write()
 
     def watch(self, implementation: Implementation) -> None:
         """Note each unit of work of this version, until `unwatch`. It costs some microseconds a unit."""
@@ -112,7 +120,13 @@ class BlackBox:
     def _write(self, *, ended: bool = False) -> None:
         if self._file is None:
             return
-        said = {"boot": self._boot, "pid": os.getpid(), "running": self._running[-20:], "ended": ended}
+        said = {
+            "boot": self._boot,
+            "pid": os.getpid(),
+            "running": self._running[-20:],
+            "ended": ended,
+            "in_doubt": self._in_doubt,
+        }
         page = json.dumps(said).encode()[:PAGE_BYTES].ljust(PAGE_BYTES)
         with suppress(OSError):
             os.pwrite(self._file, page, 0)

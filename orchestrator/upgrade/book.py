@@ -7,18 +7,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from orchestrator.upgrade.black_box import BlackBox
+from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
 from orchestrator.upgrade.records import Fact, Record
 from repo_store.history import DeploymentEntry, ModuleChange
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A transaction whose COMMITTED could not be written: what it brought serves, and only a restart decides."""
+
+    txn: int
+    tags: tuple[str, ...]
+    reason: str
+
+
 class Book:
     """Append facts; read what they amount to. The Log of the transactions (DESIGN §6, P5)."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, box: BlackBox | None = None) -> None:
         self.journal = journal
+        self.doubt: Doubt | None = None
+        self._box = box or BlackBox()
         self.ledger: Ledger = fold(journal.records())
         self._pending: list[Ticket] = []
         self._history_seq = -1
@@ -36,6 +50,12 @@ class Book:
 
     def wake(self) -> None:
         self.journal.wake()
+
+    def in_doubt(self, txn: int, tags: tuple[str, ...], reason: str) -> JournalFailed:
+        """Remember that a transaction is in doubt, also for the next start; returns what is to be raised."""
+        self.doubt = Doubt(txn, tags, reason)
+        self._box.doubt(txn)
+        return JournalFailed(f"transaction {txn} is in doubt until a restart: {reason}")
 
     async def flush(self) -> None:
         """Return once all that was appended is on disk. Raises JournalFailed."""

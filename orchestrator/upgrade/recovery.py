@@ -54,12 +54,14 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -
     before = book.ledger
     with step("recovery.started"):
         book.write_now(HostStarted(os.getpid(), version))
+    if evidence is not None and evidence.pid != before.starts.pid:
+        evidence = None  # of a host before that one: what it says was taken down then
     unfinished = book.ledger.unfinished
     if unfinished is not None:
-        reason = "the host died before the transaction was committed"
+        end = _end_of(unfinished.id, evidence)
         with step("recovery.rolled-back"):
-            book.write_now(RolledBack(unfinished.id, reason, "died"))
-        logger.warning("transaction {} was under way when the host died: rolled back", unfinished.id)
+            book.write_now(end)
+        logger.warning("transaction {} is rolled back: {}", unfinished.id, end.reason)
     elif before.running:
         logger.warning(
             "the host before this one died; in-memory state of its modules starts anew (DESIGN §6, P2)"
@@ -67,9 +69,18 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -
     _end_crash_loop(book, before, evidence)
 
 
+def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
+    """How a transaction without COMMITTED ended. One in doubt was the disk's failure: it is held against nobody."""
+    if evidence is not None and evidence.in_doubt == txn:
+        reason = (
+            "it was in doubt: its COMMITTED could not be written, and the new versions served until the host ended; "
+            "this start has not found it on disk"
+        )
+        return RolledBack(txn, reason, "moment")
+    return RolledBack(txn, "the host died before the transaction was committed", "died")
+
+
 def _end_crash_loop(book: Book, before: Ledger, evidence: Evidence | None) -> None:
-    if evidence is not None and evidence.pid != before.starts.pid:
-        evidence = None  # of a host before that one: what it says was taken down then
     ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
     by_itself = evidence is not None and evidence.ended
     died = start_died(before, book.ledger, ran, by_itself=by_itself)

@@ -18,7 +18,7 @@ from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
-from orchestrator.upgrade.errors import Fault, JournalFailed, UpgradeError
+from orchestrator.upgrade.errors import Fault, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
@@ -307,7 +307,7 @@ class Upgrader(Lookout):
             if outcome.txn % SERVED_KEPT == 0:
                 await self.repository.let_go(needed_commits(self.book.ledger))
         elif outcome.result == "in_doubt":
-            raise JournalFailed(f"transaction {outcome.txn} is in doubt until a restart: {outcome.reason}")
+            raise self.book.in_doubt(outcome.txn, group.tags, outcome.reason)
         else:
             await self._after_failure(group, outcome.reason, outcome.fault or "moment", outcome.txn)
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.upgrade import words
+from orchestrator.upgrade.book import Doubt
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Plan
 from orchestrator.upgrade.records import Entry
 from repo_store.release import APP, RefMap, TagRef, parse_tag
 
-Word = Literal["live", "unchanged", "recorded", "refused", "waiting", "under way", "ignored"]
+Word = Literal["in doubt", "live", "unchanged", "recorded", "refused", "waiting", "under way", "ignored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,15 @@ class View:
     retrying: Mapping[Key, str]
     prereleases: bool
     trouble: str = ""  # why the last look at the repository could not be done
+    stopped: str = ""  # why nothing is recorded, and so deployed, any more
+    doubt: Doubt | None = None
 
 
 def verdict(tag: str, view: View) -> Verdict:
     """What is true of the tag now."""
     parsed = parse_tag(tag)
+    if view.stopped and parsed is not None:
+        return _of_a_host_that_records_nothing(tag, view)
     if view.trouble:
         return Verdict(tag, "under way", f"not known yet: {view.trouble}")
     if parsed is None:
@@ -64,6 +69,25 @@ def verdict(tag: str, view: View) -> Verdict:
     if best is not None and best.tag.name != tag:
         return Verdict(tag, "recorded", f"not deployed: {best.tag.name} is higher")
     return _of_the_wished(tag, ref, key, view)
+
+
+def _of_a_host_that_records_nothing(tag: str, view: View) -> Verdict:
+    """Nothing goes live any more until a restart; what was in the middle of it is known to nobody until then."""
+    serving = [e for e in view.ledger.table.values() if e.tag == tag]
+    if serving and view.refs.get(tag) is not None and view.refs[tag].commit_id == serving[0].commit_id:
+        return Verdict(tag, "live", _live_text(serving[0], _last_change(view.ledger, serving[0])))
+    if view.doubt is not None and tag in view.doubt.tags:
+        text = (
+            f"transaction {view.doubt.txn} is in doubt: its versions serve, but it is not known whether their COMMITTED is "
+            f"on disk. {view.doubt.reason}\nThe tag stays. The restart finds it committed or rolls it back, and says "
+            "which in livetag history; nothing else goes live before."
+        )
+        return Verdict(tag, "in doubt", text)
+    text = (
+        f"the host cannot record anything, so it deploys nothing: {view.stopped}\nWhat was in service serves on. Repair "
+        f"the disk, livetag restart (or start the host anew), and push {tag} again."
+    )
+    return Verdict(tag, "refused", text)
 
 
 def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
