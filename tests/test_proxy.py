@@ -864,6 +864,49 @@ def test_a_module_that_left_buries_what_waits_and_what_still_comes() -> None:
     asyncio.run(story())
 
 
+def test_an_idle_module_that_left_answers_nobody() -> None:
+    async def story() -> None:
+        async with running({"sink": Sink}) as app:
+            proxy = app.modules["sink"]
+            proxy.leave("it was removed")
+            with pytest.raises(Leaving, match="sink left service before this was handled: it was removed"):
+                await app.ask("sink", "put", {"item": 1})
+            assert state_of(app, "sink")["got"] == []
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
+def test_an_ask_is_not_answered_before_what_the_unit_before_gave_out_has_left() -> None:
+    async def story() -> None:
+        door = Door()
+
+        class Teller(Plain):
+            @handles
+            def tell(self) -> None:
+                for item in range(4):
+                    self.send("gate", "wait", {"item": item})
+
+            @handles
+            def quick(self) -> str:
+                return "quick"
+
+        async with running({"teller": Teller, "gate": gated(door)}, limit=1) as app:
+            await app.ask("teller", "tell")
+            await until(lambda: app.modules["gate"].mailbox.late)
+            assert app.modules["teller"].unit is None
+            asked = asyncio.ensure_future(app.ask("teller", "quick"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not asked.done()
+            door.event.set()
+            assert await asked == "quick"
+            await idle(app)
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
 def test_everything_can_be_let_out_over_the_limits_when_the_host_stops() -> None:
     async def story() -> None:
         door = Door()

@@ -460,3 +460,24 @@ def test_the_test_kit_waits_for_a_thread() -> None:
             await slow.upgrade(Slow)
 
     asyncio.run(story())
+
+
+def test_the_test_kit_waits_for_the_tasks_of_a_unit() -> None:
+    async def story() -> None:
+        class Starting(Plain):
+            @handles
+            async def work(self) -> str:
+                self._task = asyncio.create_task(self._later())
+                return "answered"
+
+            async def _later(self) -> None:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                self.send("elsewhere", "note", {"n": await self.ask("other", "price")})
+
+        async with testing.run(Starting, answers={("other", "price"): 7}) as module:
+            assert await module.ask("work") == "answered"
+            assert module.sent[-1] == ("elsewhere", "note", {"n": 7})
+            await module.upgrade(Starting)
+
+    asyncio.run(story())

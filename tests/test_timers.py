@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from livetag import every, handles
+import pytest
+
+from livetag import every, handles, testing
 from orchestrator.runtime.timers import Timers
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, idle, implement, running, state_of, until
@@ -119,5 +121,41 @@ def test_ticks_go_on_over_a_swap() -> None:
             proxy.start()
             await clock.advance(0.5, lambda: idle(app))
             assert await app.ask("m", "count") == 2
+
+    asyncio.run(story())
+
+
+def test_a_timer_that_went_and_came_back_and_one_of_another_period_begin_anew() -> None:
+    clock, log, timers = clock_and_log()
+    timers.set({"a": 1.0, "b": 1.0})
+    asyncio.run(clock.advance(0.6, nothing))
+    timers.set({"b": 0.5})
+    asyncio.run(clock.advance(0.2, nothing))
+    timers.set({"a": 1.0, "b": 0.5})
+    asyncio.run(clock.advance(1.1, nothing))
+    assert [(name, round(when, 6)) for name, when in log] == [("b", 1.1), ("b", 1.6), ("a", 1.8)]
+
+
+def test_a_switch_that_was_undone_keeps_the_beat() -> None:
+    class Refusing(Ticking):
+        def take_over(self, resources: dict[str, Any]) -> None:
+            raise ValueError("as told")
+
+    class Next(Ticking):
+        state_version = 1
+
+    async def story() -> None:
+        async with testing.run(Ticking) as module:
+            await module.advance(seconds=0.7)
+            with pytest.raises(testing.UpgradeFailed):
+                await module.upgrade(Refusing)
+            await module.advance(seconds=0.4)
+            assert await module.ask("count") == 1
+            await module.upgrade(Next)
+            await module.advance(seconds=0.9)
+            assert await module.ask("count") == 2
+            await module.rollback()
+            await module.advance(seconds=1.0)
+            assert await module.ask("count") == 3
 
     asyncio.run(story())

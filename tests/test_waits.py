@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -308,6 +309,32 @@ def test_a_switch_that_gives_up_names_the_whole_chain_and_why() -> None:
             await asked
             await idle(app)
             assert books_balance(app)
+
+    asyncio.run(story())
+
+
+def test_a_switch_that_gives_up_names_the_name_that_a_unit_waits_for() -> None:
+    async def story() -> None:
+        class Early(Plain):
+            @handles
+            async def go(self) -> None:
+                self.send("not_yet", "work", wait_s=30.0)
+                with contextlib.suppress(AskTimeout):
+                    await self.ask("calm", "ping", timeout_s=10.0)
+
+        clock = FakeClock()
+        async with running({"early": Early, "calm": Calm}, clock=clock) as app:
+            await app.send("early", "go")
+            await until(lambda: app.modules["early"].outbox.for_name)
+            switch = asyncio.ensure_future(attempt(app, "early", drain_s=1.0).run())
+            await asyncio.sleep(0)
+            await clock.advance(1.0, lambda: asyncio.sleep(0))
+            with pytest.raises(
+                QuiesceTimeout, match="early in 'go' waits for the name 'not_yet' to be bound"
+            ):
+                await switch
+            await clock.advance(30.0, lambda: asyncio.sleep(0))
+            await idle(app)
 
     asyncio.run(story())
 

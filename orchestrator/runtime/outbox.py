@@ -60,6 +60,12 @@ class Outbox:
         """The modules in whose mailboxes outputs wait for room now."""
         return [proxy for waits, proxy in self._waits.items() if proxy is not None and not waits.done()]
 
+    @property
+    def for_name(self) -> str | None:
+        """The name that the first output waits for, if it is not bound."""
+        waits = any(proxy is None and not wait.done() for wait, proxy in self._waits.items())
+        return self.queue[0].name if waits and self.queue else None
+
     def let_out(self) -> bool:
         """Deliver outputs in order until one has to wait; True: all have left."""
         app, owner = self._owner.app, self._owner

@@ -106,7 +106,7 @@ class Quiesce(Generic[T]):
         if self._result.done():
             return
         for proxy in self._proxies:
-            if proxy.unit is not None or proxy.admit:
+            if proxy.unit is not None:
                 return
         if self._intakes_run():
             return

@@ -116,6 +116,8 @@ def stand(proxy: ModuleProxy) -> str:
     """Where a module that waits for no other stands: the line of its function, thread or task; or what holds it."""
     if proxy.unit is None:
         return " is held for the switch" if proxy.held is not None else ""
+    if proxy.outbox.for_name is not None:
+        return f" waits for the name {proxy.outbox.for_name!r} to be bound, which it sent to with wait_s"
     loaded = proxy.implementation.loaded if proxy.implementation is not None else None
     if proxy.thread is not None:
         return f" runs in a thread at {place_of_thread(proxy.thread.ident, loaded)}"
