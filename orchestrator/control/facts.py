@@ -16,6 +16,7 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
+from orchestrator.upgrade.records import StateImported
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store import failpoints
@@ -93,9 +94,31 @@ def history(ledger: Ledger, module: str | None, limit: int, in_doubt: int | None
         v for v in ledger.transactions.values() if module is None or any(c.name == module for c in v.changes)
     ]
     views = [replace(v, outcome="in_doubt") if v.id == in_doubt and not v.outcome else v for v in views]
-    return [_transaction(view) for view in sorted(views, key=lambda v: v.id, reverse=True) if view.outcome][
-        :limit
-    ]
+    found = [_transaction(view) for view in sorted(views, key=lambda v: v.id, reverse=True) if view.outcome]
+    imports = [_import(r.fact, r.at) for r in ledger.imports if isinstance(r.fact, StateImported)]
+    mine = [each for each in imports if module is None or each["modules"][0]["module"] == module]
+    if mine:
+        found = sorted([*found, *reversed(mine)], key=lambda each: float(each["at"]), reverse=True)
+    return found[:limit]
+
+
+def _import(fact: StateImported, at: float) -> Facts:
+    """A state that a person put in: no transaction, so without an id."""
+    text = f"{fact.module}: state version {fact.state_version}"
+    row = {"module": fact.module, "from": fact.version, "to": fact.version, "commit": None, "text": text}
+    digests = {"before": fact.before, "after": fact.after}
+    return {
+        "id": None,
+        "at": at,
+        "modules": [row],
+        "outcome": "state imported",
+        "reason": fact.why,
+        "pause_us": None,
+        "held_messages": None,
+        "who": fact.who,
+        "by": "livetag state --import",
+        "state": digests,
+    }
 
 
 def _transaction(view: TransactionView) -> Facts:

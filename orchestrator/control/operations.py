@@ -18,6 +18,7 @@ from orchestrator.control.plans import Plans
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import expected, read
 from orchestrator.control.server import Emit, Operation
+from orchestrator.control.state_files import StateFiles
 from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.upgrade.image import unsavable
@@ -60,6 +61,7 @@ class Operations:
         deployments = Deployments(self._upgrader, plans, reconfiguration, prereleases=prereleases)
         messages = Messages(self._app)
         naming = Naming(self._app)
+        state_files = StateFiles(self._app, self._upgrader)
         mine: dict[str, Operation] = {
             "ping": self._ping,
             "status": self._status,
@@ -72,6 +74,8 @@ class Operations:
             "wake": deployments.wake,
             **reconfiguration.table(),
             "state": messages.state,
+            "state_export": state_files.export_state,
+            "state_import": state_files.import_state,
             "interface": Interface(self._app, self._upgrader).interface,
             "names": naming.names,
             "topics": naming.topics,

@@ -76,6 +76,7 @@ class Ledger:
     images: frozenset[str] = frozenset()
     overrides: Mapping[OverrideKey, Override] = field(default_factory=_nothing)
     holds: Mapping[str, Hold] = field(default_factory=_nothing)
+    imports: tuple[Record, ...] = ()
     app: tuple[str, str] | None = None
     running: bool = False
     stopped_clean: bool = False
@@ -120,6 +121,7 @@ class _Draft:
         self.images = set(base.images)
         self.overrides = dict(base.overrides)
         self.holds = dict(base.holds)
+        self.imports = list(base.imports)
         self.app = base.app
         self.running = base.running
         self.stopped_clean = base.stopped_clean
@@ -140,6 +142,7 @@ class _Draft:
             images=frozenset(self.images),
             overrides=MappingProxyType(self.overrides),
             holds=MappingProxyType(self.holds),
+            imports=tuple(self.imports),
             app=self.app,
             running=self.running,
             stopped_clean=self.stopped_clean,
@@ -292,6 +295,10 @@ class _Draft:
     @_take.register
     def _unheld(self, fact: facts.Unheld, record: Record) -> None:  # noqa: ARG002
         self.holds.pop(fact.module, None)
+
+    @_take.register
+    def _state_imported(self, fact: facts.StateImported, record: Record) -> None:  # noqa: ARG002
+        self.imports.append(record)
 
     @_take.register
     def _tag_moved(self, fact: facts.TagMoved, record: Record) -> None:  # noqa: ARG002

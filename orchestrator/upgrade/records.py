@@ -172,6 +172,18 @@ class Unheld(_Fact, frozen=True, tag=True):
     why: str
 
 
+class StateImported(_Fact, frozen=True, tag=True):
+    """A person put another state in a module's place; `before` and `after` are SHA-256 of their bytes."""
+
+    module: Text
+    version: str
+    state_version: int
+    who: str
+    why: str
+    before: str
+    after: str
+
+
 class TagMoved(_Fact, frozen=True, tag=True):
     """A tag was seen first (`before_*` None), moved, or deleted (`object_id` None)."""
 
@@ -235,6 +247,7 @@ Fact = (
     | OverrideEnded
     | Held
     | Unheld
+    | StateImported
     | TagMoved
     | HostStarted
     | StartDied

@@ -10,6 +10,7 @@ from orchestrator.control.cli.failures import Usage
 from orchestrator.control.cli.options import MESSAGES, MODULES, Body, Dir, Json, MessageType, ModuleName
 from orchestrator.control.cli.screen import print_json, say, show_value
 from orchestrator.control.cli.session import FACTS_S, Session
+from orchestrator.control.cli.state_files import export_to, import_from
 from orchestrator.control.printable import printable
 
 LetterId = Annotated[
@@ -32,17 +33,33 @@ def register(app: typer.Typer) -> None:
     app.add_typer(letters, name="dead-letters", rich_help_panel=MESSAGES)
 
 
-def state(
+def state(  # noqa: PLR0917 - the arguments of a command, by their order in its help
     name: ModuleName,
     path: Annotated[
         str | None,
         typer.Argument(metavar="PATH", help="A part of it, e.g. by_key.apples.", show_default=False),
     ] = None,
+    export: Annotated[
+        str | None, typer.Option("--export", metavar="FILE", help="Write it to a file; - for stdout.")
+    ] = None,
+    import_: Annotated[
+        str | None, typer.Option("--import", metavar="FILE", help="Put the state of a file in its place.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why it is imported.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Import also a state of another package.")] = False,
     named: Dir = None,
     as_json: Json = False,
 ) -> None:
-    """Show a module's state, or a part of it."""
-    show(Session.find(named).ask("state", {"name": name, "path": path}), as_json=as_json)
+    """Show a module's state or a part of it, export it to a file, or import it from one."""
+    if sum(given is not None for given in (path, export, import_)) > 1:
+        raise Usage("Say one of PATH, --export FILE and --import FILE.")
+    session = Session.find(named)
+    if export is not None:
+        export_to(session, name, export)
+    elif import_ is not None:
+        import_from(session, name, import_, reason, force=force, as_json=as_json)
+    else:
+        show(session.ask("state", {"name": name, "path": path}), as_json=as_json)
 
 
 def send(  # noqa: PLR0917 - the arguments of a command, by their order in its help

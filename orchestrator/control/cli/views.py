@@ -85,7 +85,7 @@ class ModuleChange(msgspec.Struct, frozen=True, rename={"before": "from", "after
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
-    id: int
+    id: int | None = None
     at: float | str | None = None
     modules: list[ModuleChange] = []
     outcome: str = ""
