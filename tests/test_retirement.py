@@ -255,7 +255,7 @@ LEAKS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a task": (
         holding("host_library.TASKS.add(asyncio.ensure_future(self.ever()))"),
-        r"^task 'Task-\d+' at leaky/__init__\.py line {#!}$",
+        r"^task '.+' at leaky/__init__\.py line {#!}$",
     ),
     "a call_later": (
         holding(

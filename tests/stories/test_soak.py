@@ -16,6 +16,7 @@ from tests.swapping import Swapper, with_swapper
 from tests.test_retirement import FILES, used
 
 BYTES_A_SWAP_MAX = 2_000
+BLOCKS_A_SWAP_MAX = 4  # Python 3.10 keeps two small ones; a class that stays is some thirty
 COME_AND_GO = ("asyncio_", "livetag-load")  # the executor's, which are bounded; the one that is just loading
 
 
@@ -65,7 +66,7 @@ def swaps_leave_nothing(folder: Path, warm_up: int, swaps: int) -> None:
         assert after.modules <= before.modules
         assert after.finders == before.finders
         blocks = (after.blocks - before.blocks) / swaps
-        assert blocks < 1, f"{blocks:.1f} blocks more with each swap"
+        assert blocks < BLOCKS_A_SWAP_MAX, f"{blocks:.1f} blocks more with each swap"
         grown = (after.resident_bytes - before.resident_bytes) / swaps
         assert grown < BYTES_A_SWAP_MAX, f"{grown:.0f} bytes more with each swap"
 
