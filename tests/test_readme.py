@@ -6,19 +6,23 @@ terminal; `make` - the set-up, whose targets are only looked up here because one
 directly is what that one prints; `…` stands for any text, and for any lines when it stands alone.
 """
 
+import asyncio
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from livetag import testing
 from orchestrator.control.cli.app import execute
 
 ROOT = Path(__file__).parents[1]
@@ -165,8 +169,29 @@ def test_the_two_commands_of_the_set_up_are_targets_of_the_makefile() -> None:
 
 def test_every_block_says_how_it_is_run() -> None:
     assert {block.how for block in BLOCKS} == {"make", "setup", "host", ""}
-    assert README.count("```") == 2 * len(re.findall(r"^```(?:sh|text)", README, re.MULTILINE))
+    assert README.count("```") == 2 * len(re.findall(r"^```(?:sh|text|python)", README, re.MULTILINE))
     assert len(STORY) >= 5
+
+
+def test_the_example_with_connections_answers_over_a_real_socket() -> None:
+    (code,) = (text for kind, _, text, _ in FENCE.findall(README) if kind == "python")
+    example = ModuleType("readme_example")
+    sys.modules[example.__name__] = example  # its annotations are looked up there
+    exec(compile(code, "README.md", "exec"), vars(example))  # noqa: S102  # it is ours
+
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port = found.getsockname()[1]
+        async with testing.run(example.Echo, config={"port": port}) as module:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"one\ntw")
+            assert await reader.readuntil() == b"one\n"
+            await module.upgrade(example.Echo)
+            writer.write(b"o\n")
+            assert await reader.readuntil() == b"two\n"
+            writer.close()
+
+    asyncio.run(story())
 
 
 def test_every_command_of_the_line_stands_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:

@@ -354,6 +354,41 @@ class NoFrames(Base):
     """A later version that no longer has the intake."""
 
 
+def test_it_is_said_beforehand_how_many_sources_a_switch_will_close() -> None:
+    async def run() -> None:
+        async with serving(Lines) as app:
+            sources = app.modules["m"].intakes.sources
+            assert sources.closed_by(None) == ""
+            attach(app, "a", asyncio.StreamReader())
+            attach(app, "b", asyncio.StreamReader())
+            assert sources.closed_by(Blueprint(Lines)) == ""
+            assert sources.closed_by(Blueprint(NoFrames)) == "2 sources of m.frame will be closed"
+            assert sources.closed_by(None) == "2 sources of m.frame will be closed"
+            told = sources.endings(Blueprint(Lines), "m was removed")
+            assert [(each.type, each.body) for each in told] == [
+                ("frame.closed", {"source": "a", "reason": "m was removed"}),
+                ("frame.closed", {"source": "b", "reason": "m was removed"}),
+            ]
+            assert sources.endings(Blueprint(Unheard), "m was removed") == []
+
+    story(run())
+
+
+def test_a_source_that_ends_after_its_module_was_removed_leaves_no_dead_letter() -> None:
+    async def run() -> None:
+        async with serving(Lines) as app:
+            reader, proxy = asyncio.StreamReader(), app.modules["m"]
+            attach(app, "a", reader)
+            await turns()
+            proxy.leave("it was removed")
+            reader.feed_eof()
+            await turns()
+            await proxy.intakes.stop()
+            assert proxy.dead == 0
+
+    story(run())
+
+
 def test_a_version_without_the_intake_closes_the_sources_and_hears_of_each() -> None:
     async def run() -> None:
         left, right = socket.socketpair()
@@ -567,6 +602,22 @@ def test_the_test_kit_attaches_and_closes() -> None:
             assert module.state["got"] == [["a", 7]]
         assert right.fileno() == -1
         left.close()
+
+    story(run())
+
+
+def test_the_test_kit_waits_for_what_a_source_was_fed() -> None:
+    async def run() -> None:
+        async with testing.run(Lines) as module:
+            reader = asyncio.StreamReader()
+            module.attach("frame", "a", reader)
+            for number in range(3):
+                reader.feed_data(b"%d\n" % number)
+                await module.settle()
+                assert len(module.state["got"]) == number + 1
+            reader.feed_eof()
+            await module.settle()
+            assert module.state["closed"] == [["a", "it ended", True]]
 
     story(run())
 

@@ -12,7 +12,7 @@ from loguru import logger
 
 from orchestrator.runtime.clock import look_away
 from orchestrator.runtime.errors import error_text
-from orchestrator.runtime.message import TIMER_MARK
+from orchestrator.runtime.message import TIMER_MARK, Message
 from orchestrator.runtime.reader import Reader
 from orchestrator.runtime.resources import close_object
 
@@ -134,6 +134,11 @@ class SourceReader(Reader):
         self._sources.opened(self)
         return True
 
+    def ending(self, reason: str) -> Message:
+        """The message that tells of its end."""
+        body = {"source": self.id, "reason": reason}
+        return self.proxy.app.message(f"{self.name}.closed", body, self.proxy.name)
+
     def _tell(self, reason: str) -> asyncio.Future[object] | None:
         """Put the end before the module, behind all that the source gave; returns what is done when it was handled.
 
@@ -141,13 +146,14 @@ class SourceReader(Reader):
         """
         proxy, type_ = self.proxy, f"{self.name}.closed"
         heard = type_ in proxy.handlers
-        if self._told or not (heard or self._left is None):
+        waits = self._left is None and bool(
+            proxy.handlers
+        )  # a module that was removed handles nothing any more
+        if self._told or not (heard or waits):
             return None
         self._told = True
-        if heard:
-            message = proxy.app.message(type_, {"source": self.id, "reason": reason}, proxy.name)
-        else:
-            message = proxy.app.message(TIMER_MARK + type_, None, proxy.name)
+        nothing = TIMER_MARK + type_
+        message = self.ending(reason) if heard else proxy.app.message(nothing, None, proxy.name)
         handled: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         handled.add_done_callback(look_away)
         message.reply = handled

@@ -19,6 +19,8 @@ from orchestrator.runtime.own_code import own_code_in
 from orchestrator.runtime.source import SourceId, SourceReader
 
 if TYPE_CHECKING:
+    from orchestrator.runtime.blueprint import Blueprint
+    from orchestrator.runtime.message import Message
     from orchestrator.runtime.proxy import ModuleProxy
 
 MOVED_A_TURN = 32  # some 1 ms of the loop
@@ -180,6 +182,22 @@ class Sources:
         for reader in readers:
             reader.leave(f"{self.proxy.name} stopped")
         return readers
+
+    def endings(self, blueprint: Blueprint, reason: str) -> list[Message]:
+        """What a version that hears of them is to be told of those that a removal closes, should it come back."""
+        return [reader.ending(reason) for reader in self if f"{reader.name}.closed" in blueprint.handlers]
+
+    def closed_by(self, blueprint: Blueprint | None) -> str:
+        """How many a switch to this version (None: a removal) closes, as words; empty if it closes none."""
+        lost = {
+            name: len(by_id)
+            for name, by_id in self._readers.items()
+            if by_id and (blueprint is None or name not in blueprint.each)
+        }
+        return ", ".join(
+            f"{count} source{'s' * (count > 1)} of {self.proxy.name}.{name} will be closed"
+            for name, count in lost.items()
+        )
 
     async def close(self) -> None:
         """Close all sources, once each: the module has left, or the host stops."""

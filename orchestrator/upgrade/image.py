@@ -108,7 +108,12 @@ async def left_image(participant: Participant) -> ModuleImage | None:
     tables = participant.proxy.tables
     await in_slices(finishing(tables))
     saved = await in_slices(saving(tables))
-    return ModuleImage(participant.name, before.package, old.blueprint.state_version, state, tables=saved)
+    # Its connections end with it: a state that names them hears of that when it comes back.
+    ended = participant.proxy.intakes.sources.endings(old.blueprint, f"{participant.name} was removed")
+    told = tuple(encode_message(message) for message in ended)
+    return ModuleImage(
+        participant.name, before.package, old.blueprint.state_version, state, told, tables=saved
+    )
 
 
 def _encode_letters(app: Application) -> bytes:

@@ -129,7 +129,7 @@ class UpgradeTransaction:
             self._report(Phase.PLANNED, "; ".join(map(words.change_text, self._planned.changes)))
             await self._collect_votes()
             await self._log.write(Prepared(self._txn))
-            self._report(Phase.PREPARED, "loaded beside the versions in service, all votes are yes")
+            self._report(Phase.PREPARED, self._prepared())
             await self._switch_between_units()
         except asyncio.CancelledError:
             if self._committed is None:  # else the switch was done in this very turn: the decision stands
@@ -157,6 +157,15 @@ class UpgradeTransaction:
             with _said_of(participant):
                 await participant.prepare()
         self._wiring = next_wiring(self._app, self._participants)
+
+    def _prepared(self) -> str:
+        """What is ready, and which connections the switch will close."""
+        closed = [
+            p.proxy.intakes.sources.closed_by(p.new.blueprint if p.new is not None else None)
+            for p in self._participants
+        ]
+        said = "loaded beside the versions in service, all votes are yes"
+        return "; ".join([said, *filter(None, closed)])
 
     async def _try_out_all(self) -> list[str]:
         """Run the trials, as many at once as there are processors; the first that fails ends the others.
