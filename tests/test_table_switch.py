@@ -47,7 +47,9 @@ def test_a_way_back_in_mid_conversion_gives_untouched_records_back_as_they_were(
             await module.upgrade(Three)
             await module.ask("put", {"key": 299, "n": 7})
             assert await module.ask("look", {"key": 298}) == "298/own"
+            touched = 300 - stale(module)
             await module.rollback()
+            assert stale(module) == touched  # the others are served at once, as they are
             expected: dict[Key, Noted] = {("k", n): (n, "own") for n in range(299)}
             assert module.tables == {"things": {**expected, ("k", 299): (7, "three")}}
 
@@ -122,6 +124,27 @@ def test_a_step_that_raises_leaves_the_record_as_it_was_and_fails_the_unit_that_
             assert (store.layers, module.proxy.sweep.under_way) == ([], False)
             await module._swap(Two, One, module._limits)
             assert module.tables["things"]["k", 13] == {"n": 14}
+
+    asyncio.run(story())
+
+
+def test_a_step_that_returns_what_does_not_fit_is_refused_for_that_record() -> None:
+    class Wrong(Two):
+        pass
+
+    Wrong.migrates("things", 1, 2)(
+        lambda _, old: (str(old["n"]), "up") if old["n"] == 1 else (old["n"], "up")
+    )
+
+    async def story() -> None:
+        async with begin(One, tables=records(3)) as module:
+            await module._swap(One, Wrong, module._limits)
+            with pytest.raises(
+                HandlerFailed, match=r"what the step 1→2 returned does not fit version 2: .*\$\[0\]"
+            ):
+                await module.ask("look", {"key": 1})
+            assert await module.ask("look", {"key": 2}) == (2, "up")
+            assert stale(module) == 2
 
     asyncio.run(story())
 
