@@ -31,13 +31,13 @@ class _Order(msgspec.Struct):
     package: str = ""  # load
     version: str = ""  # load, swap
     disabled: bool = False  # load
-    who: str = ""
+    who: str = "somebody"
     reason: str = ""
 
 
 class _Hold(msgspec.Struct):
     name: str = ""
-    who: str = ""
+    who: str = "somebody"
     reason: str = ""
 
 
