@@ -176,6 +176,10 @@ def test_a_version_with_all_that_python_offers_is_gone_after_one_quick_collectio
             left = await swapper.swap(swapper.write("rich", f"{number}.0.0", FILES))
             assert [remains.label for remains in left] == [f"rich {number - 1}.0.0"]
             assert await proven(retirements, left), retirements.leftovers
+        bodies = [
+            each for each in gc.get_objects() if isinstance(each, type) and each.__name__ == "work_body"
+        ]
+        assert frozen or len(bodies) == 1, "those of the version in service"
         assert retirements.proven == 4
         assert retirements.full_collections == 0
         assert not retirements.leftovers
