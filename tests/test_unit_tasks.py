@@ -416,6 +416,8 @@ def test_a_task_of_one_module_cannot_speak_for_a_unit_of_another() -> None:
             @handles
             async def lend(self) -> None:
                 door.log.append(self)
+                door.tasks.append(asyncio.create_task(asyncio.sleep(0)))
+                door.tasks.append(asyncio.create_task(door.opens.wait()))
                 await door.opens.wait()
 
         class Thief(Plain):
@@ -666,5 +668,65 @@ def test_tasks_that_a_switch_starts_on_the_stack_of_a_unit_belong_to_no_unit() -
         proxy.unit = None
         await app.ask("m", "go")
         await switch
+
+    asyncio.run(story())
+
+
+def test_what_the_framework_starts_for_a_unit_is_no_task_of_the_units() -> None:
+    async def story() -> None:
+        door = Door()
+
+        class Slow(Plain):
+            @handles
+            async def work(self) -> None:
+                await door.opens.wait()
+
+        class Asker(Plain):
+            @handles
+            async def go(self) -> None:
+                for _ in range(4):
+                    self.send("slow", "work")
+                await self.ask("sink", "put", {"item": 1}, timeout_s=60)
+
+        async with running({"asker": Asker, "slow": Slow, "sink": Sink}, limit=1) as app:
+            await app.send("asker", "go")
+            await until(lambda: app.modules["asker"].outbox.room_at)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert app.modules["asker"].unit is not None
+            assert app.modules["asker"].tasks is None
+            door.opens.set()
+            await idle(app)
+            assert state_of(app, "sink")["got"] == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups are of 3.11")
+def test_a_unit_that_cancelled_itself_leaves_no_mark_on_the_task_groups_of_later_ones() -> None:
+    async def story() -> None:
+        class Odd(Plain):
+            @handles
+            async def cancels(self) -> None:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+
+            @handles
+            async def groups(self) -> None:
+                async def fail() -> None:
+                    raise KeyError("n")
+
+                async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+                    group.create_task(fail())
+                    await asyncio.sleep(60)
+
+        async with running({"odd": Odd}) as app:
+            with pytest.raises(HandlerFailed, match="CancelledError"):
+                await app.ask("odd", "cancels")
+            with pytest.raises(HandlerFailed, match="ExceptionGroup"):
+                await app.ask("odd", "groups")
+            assert books_balance(app)
 
     asyncio.run(story())
