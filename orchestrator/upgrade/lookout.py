@@ -87,7 +87,7 @@ class Lookout:
         try:
             async with giving_way():  # Git, the trial and the import run in threads
                 await self._look(push_over=push_over)
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # OSError: a disk that is full or broken in this moment
             logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
             self._again = self.clock.call_at(self.clock.now() + AGAIN_S, self.look)
             return str(error)

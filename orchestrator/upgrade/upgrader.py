@@ -385,7 +385,7 @@ class Upgrader(Lookout):
         try:
             await self.repository.record_history(entries, live)
             self.book.history_written()
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
 
 
