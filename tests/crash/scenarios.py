@@ -15,11 +15,15 @@ LETHAL = """
     import os, signal
     if os.path.exists({trap!r}):
         os.kill(os.getpid(), signal.SIGKILL)
-    from livetag import Module
+    from livetag import Module, handles
 
     class Voice(Module):
         def initial_state(self):
             return {{"asked": 0}}
+
+        @handles
+        def loaded(self) -> str:
+            return "1.1.0"
 """
 BROKEN = "raise RuntimeError('not today')"
 
