@@ -37,9 +37,9 @@ class Starts:
         if isinstance(fact, facts.HostStarted):
             return replace(self, settling=True, quiet=True, pid=fact.pid)
         if isinstance(fact, facts.HostStopped):
-            return replace(self, settling=False, quiet=False)
+            return replace(self, unexplained=0, settling=False, quiet=False)
         if isinstance(fact, facts.Planned):
-            return replace(self, quiet=False) if self.quiet else self
+            return replace(self, unexplained=0, quiet=False) if self.quiet else self  # it came so far
         if isinstance(fact, facts.Settled):
             lasted = {(entry.package, entry.commit_id) for entry in table.values()}
             return replace(self._without(lasted), unexplained=0, proven=self.proven | lasted, settling=False)

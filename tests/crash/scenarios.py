@@ -183,8 +183,9 @@ START_QUARANTINE = Scenario(
 START_LOOPING = Scenario(
     "recovery from a crash loop",
     None,
+    {**all_in("1.0.0"), "hen": "1.1.0 calm"},  # until the quarantine and the way back are recorded
     all_in("1.0.0"),
-    all_in("1.0.0"),
+    before=all_in("1.0.0"),
     ready=_looped,
 )
 RECOVERIES = (START, START_LOOPING, START_UNFINISHED, START_COMMITTED, START_QUARANTINE)
