@@ -22,7 +22,7 @@ from orchestrator.runtime.errors import (
     QuiesceTimeout,
 )
 from orchestrator.runtime.quiesce import Quiesce
-from orchestrator.runtime.threads import KEPT, Threads
+from orchestrator.runtime.threads import KEPT, ThreadCall, Threads
 from orchestrator.testing import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, implement, running, state_of, until
 
@@ -423,14 +423,17 @@ def test_threads_are_used_again_and_the_idle_ones_end() -> None:
     async def story() -> None:
         threads = Threads()
         gate = threading.Event()
-        calls = [threads.call(f"call {n}", gate.wait, (10,)) for n in range(3 * KEPT)]
+        calls = [ThreadCall(f"call {n}", gate.wait, (10,)) for n in range(3 * KEPT)]
+        for each in calls:
+            threads.begin(each)
         gate.set()
         for call in calls:
             await call.ended
             assert call.outcome() is True
         await until(lambda: len(named()) <= before + KEPT)
         for _ in range(50):
-            call = threads.call("again", threading.get_ident, ())
+            call = ThreadCall("again", threading.get_ident, ())
+            threads.begin(call)
             await call.ended
             assert call.outcome()
         assert len(named()) <= before + KEPT

@@ -21,6 +21,7 @@ from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.message import TIMER_MARK, Message
 from orchestrator.runtime.plain import FLAT, check_reply
 from orchestrator.runtime.table_live import keep_writes, undo_writes
+from orchestrator.runtime.threads import ThreadCall
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Turn
@@ -258,8 +259,9 @@ class Pump:
         """Run a handler in a thread; the unit is done when the thread's function has returned, and not before."""
         proxy = self._proxy
         name = f"{proxy.name}.{function.__name__}"
-        call = proxy.thread = self._app.threads.call(name, function, arguments)
+        call = proxy.thread = ThreadCall(name, function, arguments)  # known before it runs: its code may send at once
         try:
+            self._app.threads.begin(call)
             while not call.ended.done():
                 try:
                     await asyncio.wait([call.ended])

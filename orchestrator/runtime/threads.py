@@ -99,15 +99,13 @@ class Threads:
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()  # between the loop and threads that leave because nothing came
 
-    def call(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ThreadCall:
-        """Begin a call in a thread that is idle, or in a new one."""
-        call = ThreadCall(name, function, arguments)
+    def begin(self, call: ThreadCall) -> None:
+        """Begin the call in a thread that is idle, or in a new one: it may run before this returns."""
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         if worker is None:
             worker = _Worker(self)
         worker.jobs.put(call)
-        return call
 
     def keep(self, worker: _Worker) -> bool:
         """May the thread wait for more work? False: there are enough."""
