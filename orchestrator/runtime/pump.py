@@ -259,7 +259,9 @@ class Pump:
         """Run a handler in a thread; the unit is done when the thread's function has returned, and not before."""
         proxy = self._proxy
         name = f"{proxy.name}.{function.__name__}"
-        call = proxy.thread = ThreadCall(name, function, arguments)  # known before it runs: its code may send at once
+        call = proxy.thread = ThreadCall(
+            name, function, arguments
+        )  # known before it runs: its code may send at once
         try:
             self._app.threads.begin(call)
             while not call.ended.done():
