@@ -33,7 +33,7 @@ from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.planner import Planner
-from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Settled
+from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Served, Settled
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.trial import describe
@@ -45,6 +45,7 @@ from repo_store.monitor import TagMonitor
 
 SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's thread; see runtime/give_way
 STOP_S = 2.0  # for each module's stop()
+SERVED_S = 1.0  # the shortest time after which a switch is said to have lasted
 _ARMED = "failpoints are ON: this host dies and fails on purpose, as its file failpoints says; it is for tests only"
 
 
@@ -143,11 +144,23 @@ class _Host:
             await repository.close()
 
     async def _settle(self, app: Application, book: Book) -> None:
-        """Record that what the host started with does not end it, once it has served for a while."""
+        """Record that what the host started with does not end it, once it has served for a while, and later switches too."""
+        seen = book.ledger.next_txn
         await sleep_until(app.clock, app.clock.now() + self._config.host.settle_s)
         self._box.unwatch()
         with suppress(JournalFailed), step("recovery.settled"):
             await book.write(Settled())
+            await self._note_what_served(app, book, seen)
+
+    async def _note_what_served(self, app: Application, book: Book, seen: int) -> None:
+        """Record that what was switched in lasts, whenever nothing was switched for a while; `seen`: the next transaction."""
+        while True:
+            before = book.ledger.next_txn
+            await sleep_until(app.clock, app.clock.now() + max(self._config.host.settle_s, SERVED_S))
+            now = book.ledger.next_txn
+            if before == now != seen and book.ledger.unfinished is None:
+                await book.write(Served())
+                seen = now
 
     def _watch(self, upgrader: Upgrader) -> TagMonitor:
         """Look whenever the tags may have moved. The monitor calls from a thread of its own."""

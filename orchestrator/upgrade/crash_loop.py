@@ -1,8 +1,10 @@
 """What ends a crash loop: whose fault a death right after a start was, and what serves instead. Pure.
 
 A death with evidence (whose code ran) counts for that release, and the second in a row quarantines it, as in a transaction.
-One without evidence counts for nobody; after the third in a row the newest release that has never lasted through a start
-is taken to be the cause. What is quarantined so is not loaded again: what served before it comes back, by the journal
+One without evidence counts for nobody; after the third in a row the newest release that has never lasted is taken to be the
+cause. A person, a service manager and a kernel short of memory kill a good host too, and at a slow start always in somebody's
+code: so what has lasted through a start is given twice as many, and so is, where nothing says whose code ran, what has served
+for a while since its switch. What is quarantined so is not loaded again: what served before it comes back, by the journal
 alone, before any module code is loaded; where nothing served before, the host starts without it.
 """
 
@@ -19,6 +21,7 @@ from orchestrator.upgrade.transaction_view import TransactionView
 
 DEATHS_MAX = 2  # the second death of the host in a release's hands quarantines it
 UNEXPLAINED_MAX = 3
+PATIENCE = 2  # so many times as often for what has lasted before
 
 
 def key_of(entry: Entry) -> ReleaseKey:
@@ -55,17 +58,19 @@ def fatal_releases(ledger: Ledger) -> Iterator[Quarantined]:
             reason = f"the host died {deaths} times while this release was coming into service"
             yield _quarantined(ledger, key, reason, fatal=key in live)
     for key, deaths in ledger.starts.deaths.items():
-        if deaths >= DEATHS_MAX and not _settled(ledger, key, fatal=True):
+        lasted = key in ledger.starts.proven
+        if deaths >= DEATHS_MAX * (PATIENCE if lasted else 1) and not _settled(ledger, key, fatal=True):
             reason = (
                 f"the host died {deaths} times in a row right after its start, while code of this release ran"
             )
             yield _quarantined(ledger, key, reason, fatal=True)
     if ledger.starts.unexplained >= UNEXPLAINED_MAX:
+        tolerant = ledger.starts.unexplained < UNEXPLAINED_MAX * PATIENCE
         reason = (
             f"the host died {ledger.starts.unexplained} times in a row right after its start; what it did is not known, "
             "and this is the newest release that has never lasted through a start"
         )
-        for key in _newest_unproven(ledger):
+        for key in _newest_unproven(ledger, ledger.starts.served if tolerant else frozenset()):
             yield _quarantined(ledger, key, reason, fatal=True)
 
 
@@ -82,9 +87,11 @@ def _quarantined(ledger: Ledger, key: ReleaseKey, reason: str, *, fatal: bool) -
     return Quarantined(package, commit_id, max(names, default=""), reason, fatal)
 
 
-def _newest_unproven(ledger: Ledger) -> list[ReleaseKey]:
+def _newest_unproven(ledger: Ledger, spared: frozenset[ReleaseKey]) -> list[ReleaseKey]:
     """What the newest transaction brought that serves and has never lasted; it moved together, so it goes together."""
-    unproven = {key_of(e) for e in ledger.table.values()} - ledger.starts.proven - set(ledger.quarantine)
+    unproven = (
+        {key_of(e) for e in ledger.table.values()} - ledger.starts.proven - spared - set(ledger.quarantine)
+    )
     for view in _committed(ledger):
         keys = {key_of(c.after) for c in view.changes if c.after is not None} & unproven
         if keys:

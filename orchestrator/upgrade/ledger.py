@@ -319,6 +319,7 @@ class _Draft:
 
     @_take.register(facts.StartDied)
     @_take.register(facts.Settled)
+    @_take.register(facts.Served)
     def _start_only(self, fact: facts.Fact, record: Record) -> None:
         """For `starts` alone."""
 

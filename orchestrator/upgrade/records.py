@@ -216,6 +216,10 @@ class Settled(_Fact, frozen=True, tag=True):
     """The host has served for a while since its start: what it started with does not end it."""
 
 
+class Served(_Fact, frozen=True, tag=True):
+    """What is in service has served for a while since the last switch, in a host that has lasted."""
+
+
 class HostStopped(_Fact, frozen=True, tag=True):
     """The host left on purpose. `clean`: every unit ended and the image was saved."""
 
@@ -252,6 +256,7 @@ Fact = (
     | HostStarted
     | StartDied
     | Settled
+    | Served
     | HostStopped
     | ImageSaved
     | ImageUsed

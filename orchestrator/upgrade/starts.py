@@ -21,13 +21,15 @@ class Starts:
     """The starts up to now.
 
     `deaths` counts, for each release, the starts in a row that ended while its code ran; `unexplained` those of which
-    nothing says whose code it was. `proven` are the releases that have lasted through a start. `settling`: the last start
-    has not lasted yet, and `quiet`: no transaction has begun in it. `pid` is that of the last host.
+    nothing says whose code it was. `proven` are the releases that have lasted through a start, `served` those that have
+    lasted after a switch. `settling`: the last start has not lasted yet, and `quiet`: no transaction has begun in it.
+    `pid` is that of the last host.
     """
 
     deaths: Mapping[ReleaseKey, int] = field(default_factory=lambda: MappingProxyType({}))
     unexplained: int = 0
     proven: frozenset[ReleaseKey] = frozenset()
+    served: frozenset[ReleaseKey] = frozenset()
     settling: bool = False
     quiet: bool = False
     pid: int = 0
@@ -41,8 +43,10 @@ class Starts:
         if isinstance(fact, facts.Planned):
             return replace(self, unexplained=0, quiet=False) if self.quiet else self  # it came so far
         if isinstance(fact, facts.Settled):
-            lasted = {(entry.package, entry.commit_id) for entry in table.values()}
+            lasted = _keys(table)
             return replace(self._without(lasted), unexplained=0, proven=self.proven | lasted, settling=False)
+        if isinstance(fact, facts.Served):
+            return replace(self, served=self.served | _keys(table))
         if isinstance(fact, facts.StartDied):
             more = {key: self.deaths.get(key, 0) + 1 for key in fact.releases}
             unexplained = self.unexplained + (0 if fact.releases else 1)
@@ -56,3 +60,7 @@ class Starts:
     def _without(self, keys: set[ReleaseKey]) -> Starts:
         kept = {key: count for key, count in self.deaths.items() if key not in keys}
         return replace(self, deaths=MappingProxyType(kept))
+
+
+def _keys(table: Mapping[str, facts.Entry]) -> frozenset[ReleaseKey]:
+    return frozenset((entry.package, entry.commit_id) for entry in table.values())

@@ -55,6 +55,7 @@ LETHAL = """
 def victim(tmp_path: Path) -> Victim:
     made = Victim(tmp_path)
     made.calm()
+    made.place.config_file.write_text("")  # it may die some seconds after its start: the default counts those
     return made
 
 
@@ -170,6 +171,25 @@ def test_a_host_that_is_killed_from_outside_accuses_nobody_that_has_lasted(victi
             victim.kill()
         assert dict(victim.ledger().quarantine) == {}
         victim.start()
+        assert victim.version("hen") == "1.1.0"
+    finally:
+        victim.close()
+
+
+def test_three_kills_accuse_nobody_that_has_served_for_a_while_since_its_switch(victim: Victim) -> None:
+    """A release of last month that has never been started, and an impatient person: nothing goes back."""
+    config = victim.place.config_file
+    config.write_text("[host]\nsettle_s = 0.2\n")
+    victim.start()
+    try:
+        victim.deploy("hen/v1.0.0", hen=voice("1.0.0"))
+        victim.deploy("hen/v1.1.0", hen=voice("1.1.0"))
+        wait_until(lambda: "Served" in kinds(victim), "the switch has lasted")
+        config.write_text("[host]\nsettle_s = 60.0\n")
+        for _ in range(4):
+            victim.kill()
+            victim.start()
+        assert victim.status()["quarantine"] == []
         assert victim.version("hen") == "1.1.0"
     finally:
         victim.close()

@@ -170,8 +170,11 @@ def footprint(deployment: Deployment) -> Mapping[str, Any]:
     return {
         "refs": deployment.git("for-each-ref"),
         "objects": sorted(str(f) for f in (store / "objects").rglob("*") if f.is_file()),
-        # without Settled, which the host writes when it has run for a while
-        "journal": ([kind for fact in records if (kind := json.loads(fact[1])["kind"]) != "Settled"], images),
+        # without what the host writes by itself when it has run for a while
+        "journal": (
+            [kind for fact in records if (kind := json.loads(fact[1])["kind"]) not in {"Settled", "Served"}],
+            images,
+        ),
         "stage": sorted(f"{f} {f.stat().st_mtime_ns}" for f in deployment.place.stage.rglob("*")),
         "modules": {n: (m["version"], m["tag"], m["mailbox"]) for n, m in status["modules"].items()},
         "quarantine": status["quarantine"],

@@ -1,0 +1,69 @@
+"""Whose fault a row of deaths right after a start is taken to be, on the journal alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from orchestrator.upgrade.crash_loop import fatal_releases
+from orchestrator.upgrade.ledger import fold
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    HostStarted,
+    Planned,
+    Prepared,
+    Record,
+    Served,
+    Settled,
+    StartDied,
+)
+
+OLD, NEW = (
+    Entry("hen", "hen", version, f"hen/v{version}", f"c-{version}", f"t-{version}", "")
+    for version in ("1.0.0", "1.1.0")
+)
+KEY = (NEW.package, NEW.commit_id)
+
+
+def deployed(txn: int, before: Entry | None, after: Entry) -> list[Fact]:
+    planned = Planned(txn, (Change("hen", before, after),), after.tag, "ann")
+    return [planned, Prepared(txn), Committed(txn, 50.0, 0), Confirmed(txn, "")]
+
+
+BROUGHT: list[Fact] = [
+    HostStarted(1, "1"),
+    *deployed(1, None, OLD),
+    Settled(),
+    *deployed(2, OLD, NEW),
+]
+
+
+def accused(facts: Sequence[Fact], deaths: int, releases: tuple[tuple[str, str], ...]) -> bool:
+    died: list[Fact] = [
+        f for _ in range(deaths) for f in (HostStarted(2, "1"), StartDied(releases, "somehow"))
+    ]
+    records = [Record(seq, 1000.0 + seq, fact, b"") for seq, fact in enumerate([*facts, *died], 1)]
+    return [(q.package, q.commit_id) for q in fatal_releases(fold(records))] == [KEY]
+
+
+@pytest.mark.parametrize(
+    ("lasted", "known_max", "unknown_max"),
+    [((), 2, 3), ((Served(),), 2, 6), ((HostStarted(1, "1"), Settled()), 4, None)],
+    ids=["nothing is known of it", "it has served since its switch", "it has lasted through a start"],
+)
+def test_what_has_lasted_before_is_accused_later(
+    lasted: tuple[Fact, ...], known_max: int, unknown_max: int | None
+) -> None:
+    facts = [*BROUGHT, *lasted]
+    assert not accused(facts, known_max - 1, (KEY,))
+    assert accused(facts, known_max, (KEY,))
+    if unknown_max is None:
+        assert not accused(facts, 20, ())
+    else:
+        assert not accused(facts, unknown_max - 1, ())
+        assert accused(facts, unknown_max, ())
