@@ -6,7 +6,7 @@ service for long: at import, in the first message it handles, or two seconds lat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -57,7 +57,7 @@ class Starts:
             return replace(self, unexplained=0)
         return self
 
-    def _without(self, keys: set[ReleaseKey]) -> Starts:
+    def _without(self, keys: Collection[ReleaseKey]) -> Starts:
         kept = {key: count for key, count in self.deaths.items() if key not in keys}
         return replace(self, deaths=MappingProxyType(kept))
 
