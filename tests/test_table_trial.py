@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.runtime.table_image import TableImage, sample, sampled
+from orchestrator.runtime.table_image import TableImage, records_of, sample
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
@@ -80,10 +80,10 @@ def test_a_sample_is_bounded_and_changes_nothing() -> None:
             await module.ask("put", {"key": 1, "n": 1})
             before = module.proxy.tables.stores["things"].stale
             two, one = sample(module.proxy.tables, SAMPLE_MAX)
-            found: list[Any] = sampled(one)
-            assert (two.version, len(sampled(two)), one.version, len(found)) == (2, 1, 1, SAMPLE_MAX)
+            found: list[Any] = list(records_of(one))
+            assert (two.version, len(list(records_of(two))), one.version, len(found)) == (2, 1, 1, SAMPLE_MAX)
             assert len({key for key, _ in found}) == SAMPLE_MAX
             assert module.proxy.tables.stores["things"].stale == before
-            assert len(sampled(sample(module.proxy.tables, 2000)[1])) == 2000
+            assert len(list(records_of(sample(module.proxy.tables, 2000)[1]))) == 2000
 
     asyncio.run(story())

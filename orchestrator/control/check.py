@@ -17,14 +17,16 @@ from orchestrator.control.working_copy import WorkingCopy, made_from, opened
 from orchestrator.runtime.description import TableDescription
 from orchestrator.runtime.errors import MigrationMissing, ModuleError
 from orchestrator.runtime.message import is_authors
-from orchestrator.runtime.state import find_path
+from orchestrator.runtime.state import PLAIN_STATE, find_path
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Live
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
 from orchestrator.upgrade.plan import Plan, make_plan
 from orchestrator.upgrade.preview import check_text, is_remark
 from orchestrator.upgrade.source import StagedSource, resolve_config
-from orchestrator.upgrade.table_checks import TableInService
+from orchestrator.upgrade.state_file import FileRefused, read_state_file
+from orchestrator.upgrade.table_checks import TableChecks, TableInService
 from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import TrialSection
 
@@ -45,17 +47,31 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state to start from, of one module: its version and its msgpack."""
+    """A state to start from, of one module: its version and its msgpack, and its Tables' records."""
 
     module: str
     version: int
     data: bytes
+    tables: tuple[TableImage, ...] = ()
+    whose: str = "the file"
+
+
+def read_state(path: Path) -> State:
+    """The state in a file of `livetag state NAME --export`. Raises FileRefused."""
+    try:
+        file = read_state_file(path.read_bytes())
+    except OSError as error:
+        raise FileRefused(f"{path} cannot be read: {error.strerror}.") from None
+    data = PLAIN_STATE.encode(file.content())
+    whose = f"{file.package} {file.version} in {path.name}"
+    return State(file.module, file.state_version, data, file.images(), whose)
 
 
 async def check(path: Path, names: Sequence[str] = (), state: State | None = None) -> list[Finding]:
     """Check the working copy at `path`: everything, or what has to do with these modules or packages.
 
-    Writes nothing there. Raises StoreError, and ModuleUnknown for a name that is not there.
+    `state` is what its module starts from, in the place of the first state of the release before. Writes nothing there.
+    Raises StoreError, and ModuleUnknown for a name that is not there.
     """
     limits = TrialSection()
     async with opened(path, limits) as copy:
@@ -63,6 +79,8 @@ async def check(path: Path, names: Sequence[str] = (), state: State | None = Non
         unknown = set(names) - {n for m in chosen for n in (m, copy.candidates[m].wish.package)}
         if unknown:
             raise ModuleUnknown(sorted(unknown), copy)
+        if state is not None and state.module not in chosen:
+            raise ModuleUnknown([f"{state.module}, which the state is of"], copy)
         findings = [*_layout(copy)] if not names else []
         findings += [_read(name, copy) for name in chosen if copy.candidates[name].problem is None]
         findings += _planned(copy, set(chosen))
@@ -196,27 +214,23 @@ class _Trials:
 
     async def _on_a_state(self, name: str, candidate: Candidate) -> Finding | None:
         """On the state that was given, else on the first state of the release before; None if there is none."""
-        given = await self._given(name, candidate)
-        if given is None:
+        given = self._state if self._state is not None and self._state.module == name else None
+        start = given or await self._first_of_the_one_before(name, candidate)
+        if start is None:
             return None
-        whose, version, data = given
-        description = candidate.description
+        what = f"{name}: on the state of {start.whose}"
+        missing = _no_way(candidate, start)
+        if missing:  # of the release before, the check of the steps has said it
+            return Finding(name, False, what, missing) if given else None
         try:
-            find_path(description.migrations if description else (), version, candidate.entry().state_version)
-        except MigrationMissing:
-            return None  # said by the check of the steps
-        what = f"{name}: on the state of {whose}"
-        try:
-            report = await self._source(candidate).try_out((version, data), {})
+            report = await self._source(candidate).try_out((start.version, start.data), {}, start.tables)
         except TrialFailed as error:
             return Finding(name, False if error.fault == "release" else None, what, str(error))
         except ModuleError as error:
             return Finding(name, False, what, str(error))
-        return Finding(name, True, what, _migrated(candidate, version, report))
+        return Finding(name, True, what, _migrated(candidate, start, report))
 
-    async def _given(self, name: str, candidate: Candidate) -> tuple[str, int, bytes] | None:
-        if self._state is not None and self._state.module == name:
-            return "the file", self._state.version, self._state.data
+    async def _first_of_the_one_before(self, name: str, candidate: Candidate) -> State | None:
         before = self._copy.before.get(name)
         if before is None or before.folder is None or before.description is None:
             return None
@@ -232,16 +246,36 @@ class _Trials:
             return None  # the release before cannot start here, which is not this one's fault
         if report.first_state is None:
             return None
-        return f"{before.wish.package} {before.entry().version}", version, report.first_state
+        whose = f"{before.wish.package} {before.entry().version}"
+        return State(name, version, report.first_state, whose=whose)
 
 
-def _migrated(candidate: Candidate, version: int, report: TrialReport) -> str:
+def _no_way(candidate: Candidate, start: State) -> str:
+    """Which steps from this state and its records are missing; empty if none is."""
+    description = candidate.description
+    if description is None:
+        return ""
+    try:
+        find_path(description.migrations, start.version, description.state_version)
+    except MigrationMissing as error:
+        return str(error)
+    versions = {
+        name: frozenset(i.version for i in start.tables if i.name == name)
+        for name in {i.name for i in start.tables}
+    }
+    tables = {i.name: TableInService(i.version, versions[i.name]) for i in reversed(start.tables)}
+    found = TableChecks(candidate.wish.name, description, tables, one_way=True).found()
+    return next((each.why for each in found if each.bad), "")
+
+
+def _migrated(candidate: Candidate, start: State, report: TrialReport) -> str:
+    version = start.version
     now = candidate.description.state_version if candidate.description is not None else version
-    if now == version:
-        return "it is taken as it is"
     took = f"migrated {version}→{now} in {(report.migration_s or 0) * 1e6:.0f} µs"
+    if now == version:
+        took = "it is taken as it is" if report.lost is None else "its records are migrated"
     if report.lost is None:
-        return f"{took}; there is no way back"
+        return took if now == version else f"{took}; there is no way back"
     return f"{took}; the way back loses {', '.join(report.lost) or 'nothing'}"
 
 

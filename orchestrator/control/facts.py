@@ -104,7 +104,8 @@ def history(ledger: Ledger, module: str | None, limit: int, in_doubt: int | None
 
 def _import(fact: StateImported, at: float) -> Facts:
     """A state that a person put in: no transaction, so without an id."""
-    text = f"{fact.module}: state version {fact.state_version}"
+    tables = f", Tables {', '.join(fact.tables)}" if fact.tables else ""
+    text = f"{fact.module}: state version {fact.state_version}{tables}"
     row = {"module": fact.module, "from": fact.version, "to": fact.version, "commit": None, "text": text}
     digests = {"before": fact.before, "after": fact.after}
     return {

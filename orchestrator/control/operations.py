@@ -75,6 +75,7 @@ class Operations:
             **reconfiguration.table(),
             "state": messages.state,
             "state_export": state_files.export_state,
+            "state_import_part": state_files.take_part,
             "state_import": state_files.import_state,
             "interface": Interface(self._app, self._upgrader).interface,
             "names": naming.names,

@@ -5,7 +5,7 @@ A table is saved shard by shard, and restored record by record, as generators th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -40,19 +40,37 @@ class TableImage(msgspec.Struct, frozen=True):
 
 def saving(tables: ModuleTables) -> Generator[None, None, tuple[TableImage, ...]]:
     """All tables as bytes."""
+    return (yield from encoding(_versions(tables)))
+
+
+def copied(tables: ModuleTables) -> list[tuple[TableImage, list[dict[Any, bytes]]]]:
+    """The records of all tables as they are in this moment, to be encoded later; takes some milliseconds per 10⁵."""
+    return [(image, [dict(shard) for shard in shards]) for image, shards in _versions(tables)]
+
+
+def encoding(
+    versions: Iterable[tuple[TableImage, Shards]],
+) -> Generator[None, None, tuple[TableImage, ...]]:
+    """Each image with its records in it."""
     images = []
+    for image, shards in versions:
+        parts = []
+        for shard in shards:
+            if shard:
+                parts.append(_ENCODER.encode([(key, msgspec.Raw(data)) for key, data in shard.items()]))
+                yield
+        images.append(msgspec.structs.replace(image, parts=tuple(parts)))
+    return tuple(images)
+
+
+def _versions(tables: ModuleTables) -> Iterator[tuple[TableImage, Shards]]:
+    """Each table, and each version that it has records of, that in service first."""
     for name, store in tables.stores.items():
         for version, shards in (
             (store.version, store.shards),
             *((la.version, la.shards) for la in store.layers),
         ):
-            parts = []
-            for shard in shards:
-                if shard:
-                    parts.append(_ENCODER.encode([(key, msgspec.Raw(data)) for key, data in shard.items()]))
-                    yield
-            images.append(TableImage(name, version, tuple(parts), store.key_schema, store.record_schema))
-    return tuple(images)
+            yield TableImage(name, version, (), store.key_schema, store.record_schema), shards
 
 
 def restoring(images: Iterable[TableImage]) -> Generator[None, None, ModuleTables]:
@@ -72,6 +90,14 @@ def restoring(images: Iterable[TableImage]) -> Generator[None, None, ModuleTable
 
 
 def _fill(shards: Shards, image: TableImage) -> Generator[None, None, None]:
+    for number, (key, data) in enumerate(records_of(image)):
+        shards[hash(key) % SHARDS][key] = data
+        if not number % RECORDS_PER_TURN:
+            yield
+
+
+def records_of(image: TableImage) -> Iterator[tuple[Any, bytes]]:
+    """Keys and records. Raises StateInvalid if the bytes are not an image's."""
     for part in image.parts:
         try:
             pairs = _DECODER.decode(part)
@@ -79,11 +105,8 @@ def _fill(shards: Shards, image: TableImage) -> Generator[None, None, None]:
             raise StateInvalid(
                 f"The saved records of the Table {image.name} cannot be read: {error}."
             ) from error
-        for number, (stored, data) in enumerate(pairs):
-            key = _key(stored) if stored.__class__ is list else stored
-            shards[hash(key) % SHARDS][key] = bytes(data)
-            if not number % RECORDS_PER_TURN:
-                yield
+        for stored, data in pairs:
+            yield _key(stored), bytes(data)
 
 
 def _key(stored: Any) -> Any:
@@ -94,12 +117,8 @@ def _key(stored: Any) -> Any:
 def sample(tables: ModuleTables, count: int) -> tuple[TableImage, ...]:
     """Up to `count` records of each table and version, from all over it. Takes well below a millisecond per 1,000."""
     return tuple(
-        TableImage(name, version, (_ENCODER.encode(_spread(shards, count)),))
-        for name, store in tables.stores.items()
-        for version, shards in (
-            (store.version, store.shards),
-            *((la.version, la.shards) for la in store.layers),
-        )
+        TableImage(image.name, image.version, (_ENCODER.encode(_spread(shards, count)),))
+        for image, shards in _versions(tables)
         if any(shards)
     )
 
@@ -111,11 +130,6 @@ def _spread(shards: Sequence[dict[Any, bytes]], count: int) -> list[tuple[Any, m
     if len(few) < count:
         few = list(islice(((k, msgspec.Raw(d)) for shard in shards for k, d in shard.items()), count))
     return few
-
-
-def sampled(image: TableImage) -> list[tuple[Any, bytes]]:
-    """Keys and records of a sample."""
-    return [(_key(key), bytes(data)) for part in image.parts for key, data in _DECODER.decode(part)]
 
 
 def image_of(type_: TableType, records: Iterable[tuple[Any, Any]]) -> TableImage:

@@ -11,7 +11,7 @@ from orchestrator.runtime.table_store import SHARDS
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
-    from orchestrator.runtime.table_store import Before, TableStore
+    from orchestrator.runtime.table_store import Before, Shards, TableStore
     from orchestrator.runtime.table_types import TableType
 
 
@@ -148,6 +148,11 @@ class LiveTable(Table[Any, Any]):  # Any: the author's own keys and records
             f"The Table {self._name} of {port.name} was written outside a unit of work, where nobody could undo it. "
             "Write in a handler, an event or a tick, and in the tasks it waits for."
         )
+
+    def replace_all(self, shards: Shards) -> None:
+        """Let these be all records, of the version in service. Between two units; cannot raise."""
+        self.store.replace_all(shards)
+        self._edits += 1
 
     # -- the end of a unit ---------------------------------------------------------------------------------------
 

@@ -77,6 +77,19 @@ class Conversion:
             ) from None
         return new
 
+    def checked(self, key: Any, data: bytes) -> bytes:
+        """The same for bytes that nobody has checked, from outside. Raises StateInvalid."""
+        if wrong := self._type.key_misfit(key):
+            raise StateInvalid(wrong)
+        new = self(key, data)
+        if not self.chain:
+            try:
+                self._type.decode(data)
+            except msgspec.MsgspecError as error:
+                said = f"the record does not fit version {self._type.version}: {error}."
+                raise StateInvalid(f"{self._said(key)} {said}{self._left()}") from None
+        return new
+
     def _said(self, key: object) -> str:
         return f"Table {self._type.name}, key {shown(key)}:"
 

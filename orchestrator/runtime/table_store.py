@@ -140,6 +140,12 @@ class TableStore:
         del shard[key]
         return True
 
+    def replace_all(self, shards: Shards) -> None:
+        """Let these be all records. In place: the live table, and a sweep under way, look into the same lists."""
+        self.shards[:] = shards
+        for layer in self.layers:
+            layer.shards[:] = new_shards()
+
     def drop_empty_layers(self) -> bool:
         """Let go of layers without a record, and with them of the versions that knew their steps; True: of any."""
         left = [layer for layer in self.layers if not layer.empty]

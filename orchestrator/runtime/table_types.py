@@ -55,16 +55,19 @@ class TableType:
 
     def check_key(self, key: object) -> None:
         """Raises StateInvalid if a key is not of the annotated type, or cannot be stored."""
+        wrong = self.key_misfit(key)
+        if wrong:
+            raise StateInvalid(f"{wrong} Nothing was written.")
+
+    def key_misfit(self, key: object) -> str:
+        """Why this can be no key; empty if it can."""
         if not _fits(key, self.key):
-            raise StateInvalid(
-                f"Table {self.name}: the key {shown(key)} is not of type {type_name(self.key)}. Nothing was written."
-            )
+            return f"Table {self.name}: the key {shown(key)} is not of type {type_name(self.key)}."
         try:
             _ENCODER.encode(key)
         except (OverflowError, UnicodeEncodeError) as error:
-            raise StateInvalid(
-                f"Table {self.name}: the key {shown(key)} cannot be stored: {error}. Nothing was written."
-            ) from None
+            return f"Table {self.name}: the key {shown(key)} cannot be stored: {error}."
+        return ""
 
     def record_refused(self, key: object, error: Exception) -> StateInvalid:
         """What a write raises whose record does not fit."""

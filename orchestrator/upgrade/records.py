@@ -173,7 +173,10 @@ class Unheld(_Fact, frozen=True, tag=True):
 
 
 class StateImported(_Fact, frozen=True, tag=True):
-    """A person put another state in a module's place; `before` and `after` are SHA-256 of their bytes."""
+    """A person put another state in a module's place; `before` and `after` are SHA-256 of their bytes.
+
+    `tables`: the Tables whose records were replaced with it.
+    """
 
     module: Text
     version: str
@@ -182,6 +185,7 @@ class StateImported(_Fact, frozen=True, tag=True):
     why: str
     before: str
     after: str
+    tables: tuple[str, ...] = ()
 
 
 class TagMoved(_Fact, frozen=True, tag=True):

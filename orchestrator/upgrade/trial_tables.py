@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.implementation import Implementation
-from orchestrator.runtime.table_image import TableImage, sampled
+from orchestrator.runtime.table_image import TableImage, records_of
 from orchestrator.runtime.table_steps import Conversion, find_table_chain, known_of
 from orchestrator.runtime.table_store import SHARDS
 from orchestrator.runtime.table_types import TableType
@@ -30,8 +30,8 @@ def rehearse_tables(implementation: Implementation, images: Sequence[TableImage]
         except MigrationMissing:
             continue  # the plan knows the steps of both versions, and has judged
         convert = Conversion(image.version, live.type, chain, of_a_copy=True)
-        for key, data in sampled(image):
-            live.store.shards[hash(key) % SHARDS][key] = convert(key, data)
+        for key, data in records_of(image):
+            live.store.shards[hash(key) % SHARDS][key] = convert.checked(key, data)
     return tables
 
 

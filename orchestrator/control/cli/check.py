@@ -31,6 +31,12 @@ def check(
         list[str] | None,
         typer.Option("--module", metavar="NAME", help="Only this module or package; may be repeated."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Start its module from this state, of `livetag state NAME --export FILE`."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a working copy as a host would before it goes live: no host, no commit, nothing is written.
@@ -38,9 +44,11 @@ def check(
     Exit code 1 if something would be refused.
     """
     from orchestrator.control.check import check as check_working_copy  # late: no other command needs so much
+    from orchestrator.control.check import read_state
 
     began = time.monotonic()
-    found = asyncio.run(check_working_copy(path, modules or ()))
+    given = read_state(state) if state is not None else None
+    found = asyncio.run(check_working_copy(path, modules or (), given))
     failed = [finding for finding in found if finding.ok is False]
     if as_json:
         print_json(_document(found))
