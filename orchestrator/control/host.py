@@ -148,8 +148,9 @@ class _Host:
         seen = book.ledger.next_txn
         await sleep_until(app.clock, app.clock.now() + self._config.host.settle_s)
         self._box.unwatch()
-        with suppress(JournalFailed), step("recovery.settled"):
-            await book.write(Settled())
+        with suppress(JournalFailed):
+            with step("recovery.settled"):
+                await book.write(Settled())
             await self._note_what_served(app, book, seen)
 
     async def _note_what_served(self, app: Application, book: Book, seen: int) -> None:
