@@ -33,12 +33,16 @@ from repo_store.manifest import TrialSection
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at in a module; `ok` None: it could not be looked at here, or is only said."""
+    """What was looked at in a module; `ok` None: it could not be looked at here, or is only said.
+
+    `paste`: source with which it would be ok.
+    """
 
     module: str
     ok: bool | None
     what: str
     why: str
+    paste: str = ""
 
     @property
     def text(self) -> str:
@@ -138,7 +142,7 @@ def _planned(copy: WorkingCopy, chosen: set[str]) -> Iterator[Finding]:
     for each in dict.fromkeys([*whole, *(each for each in later if each.what not in said)]):
         module = _module_of(each)
         if module in chosen:
-            yield Finding(module, _verdict(each), each.what, each.why)
+            yield Finding(module, _verdict(each), each.what, each.why, each.paste)
 
 
 def _checks(plan: Plan) -> list[Check]:

@@ -40,6 +40,7 @@ def document(forecasts: Sequence[Forecast], said: Sequence[Said], drift: Sequenc
                 "fault": c.fault,
                 "mark": _mark(c),
                 "text": check_text(c),
+                "paste": c.paste,
                 "transaction": number,
             }
             for number, forecast in enumerate(forecasts, 1)
@@ -104,4 +105,6 @@ def lines(forecast: Forecast) -> list[str]:
     checks = [f"{_mark(c):<6}  {check_text(c)}" for c in forecast.checks if c not in told]
     migrated = [f"state: {', '.join(states)}"] if states else []
     pause = [f"expected pause: {forecast.pause}"] if forecast.kind in {"ready", "held"} else []
-    return [*migrated, *checks, *pause]
+    pastes = [c.paste for c in forecast.checks if c.paste]
+    begun = words.to_paste("\n\n".join(pastes)).strip().splitlines()
+    return [*migrated, *checks, *pause, *begun]

@@ -15,10 +15,11 @@ from repo_store.release import Release
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a release cannot be used, and whose fault that is."""
+    """Why a release cannot be used, and whose fault that is; `paste`: source that would mend it."""
 
     reason: str
     fault: Fault
+    paste: str = ""
 
 
 @dataclass(frozen=True, slots=True)

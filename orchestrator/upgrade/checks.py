@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from packaging.requirements import Requirement
@@ -11,10 +11,11 @@ from packaging.utils import canonicalize_name
 
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.errors import MigrationMissing
-from orchestrator.runtime.state import find_chain
+from orchestrator.runtime.state import find_path
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.records import Change
+from orchestrator.upgrade.skeleton import Missing, skeleton
 from orchestrator.upgrade.table_checks import TableChecks, TableInService
 from repo_store.manifest import ModuleManifest
 
@@ -42,6 +43,7 @@ class Check:
     """One thing that was looked at; `why` says what it found.
 
     `about` are the modules whose releases could make it hold; `loud`: it holds, and is said to who asked all the same.
+    `paste` is source with which it would hold.
     """
 
     what: str
@@ -50,6 +52,7 @@ class Check:
     fault: Fault | None = None  # None on a check that failed: the group waits, it does not fail
     about: frozenset[str] = frozenset()
     loud: bool = False
+    paste: str = ""
 
 
 def release_checks(
@@ -67,7 +70,8 @@ def release_checks(
         yield from _state_checks(change, candidate, live)
         one_way = candidate.manifest.one_way
         for found in TableChecks(change.name, candidate.description, live.tables, one_way).found():
-            yield Check(found.what, not found.bad, found.why, "release" if found.bad else None)
+            fault: Fault | None = "release" if found.bad else None
+            yield Check(found.what, not found.bad, found.why, fault, paste=found.paste)
 
 
 def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:
@@ -102,35 +106,36 @@ def _state_checks(change: Change, candidate: Candidate, live: Live) -> Iterable[
     start, end = before.state_version, description.state_version
     if start != end:
         cls = description.entry.rpartition(":")[2]
-        steps = dict.fromkeys({*live.steps, *description.migrations}, _no_step)
-        yield _chain_check(change.name, cls, steps, start, end)
+        steps = frozenset({*live.steps, *description.migrations})
+        old = live.description.state_schema if live.description is not None else None
+        new = description.state_schema
+        missing = Missing(cls, start, end)
+        yield _chain_check(change.name, missing, steps, skeleton(missing, old, new))
         if end > start and not candidate.manifest.one_way:
-            yield _way_back_check(change.name, cls, steps, end, start)
+            missing = Missing(cls, end, start)
+            yield _way_back_check(change.name, missing, steps, skeleton(missing, new, old))
 
 
-def _no_step(state: object) -> object:
-    return state
-
-
-def _chain_check(name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int) -> Check:
+def _chain_check(name: str, missing: Missing, steps: Collection[tuple[int, int]], paste: str) -> Check:
+    start, end = missing.before, missing.after
     what = f"{name}: state {start}→{end}"
     try:
-        find_chain(dict.fromkeys(steps, _no_step), start, end)
+        find_path(steps, start, end)
     except MigrationMissing as error:
-        return Check(what, False, f"{name}: {error}".replace("@YourModule.", f"@{cls}."), "release")
+        why = f"{name}: {error}".replace("@YourModule.", f"@{missing.cls}.")
+        return Check(what, False, why, "release", paste=paste)
     return Check(what, True, f"{name}: steps {'up' if end > start else 'down'} {start}→{end}")
 
 
-def _way_back_check(
-    name: str, cls: str, steps: Mapping[tuple[int, int], object], start: int, end: int
-) -> Check:
+def _way_back_check(name: str, missing: Missing, steps: Collection[tuple[int, int]], paste: str) -> Check:
+    start, end = missing.before, missing.after
     what = f"{name}: way back {start}→{end}"
     try:
-        find_chain(dict.fromkeys(steps, _no_step), start, end)
+        find_path(steps, start, end)
     except MigrationMissing:
         why = (
             f"{name}: there is no way back from state version {start} to {end}, so a rollback would lose the state. "
-            f"Add a step down: @{cls}.migrates({start}, {end}); or say one_way = true in module.toml"
+            f"Add a step down: {missing.decorator}; or say one_way = true in module.toml"
         )
-        return Check(what, False, why, "release")
+        return Check(what, False, why, "release", paste=paste)
     return Check(what, True, f"{name}: way back {start}→{end}: yes")

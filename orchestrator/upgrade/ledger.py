@@ -34,6 +34,7 @@ class Quarantine:
     at: float
     seq: int
     fatal: bool = False  # it ends the host: it is not loaded, even where it is in the table
+    paste: str = ""  # source that would mend it
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,9 @@ class _Draft:
     @_take.register
     def _quarantined(self, fact: facts.Quarantined, record: Record) -> None:
         key = (fact.package, fact.commit_id)
-        self.quarantine[key] = Quarantine(*key, fact.tag, fact.reason, record.at, record.seq, fact.fatal)
+        self.quarantine[key] = Quarantine(
+            *key, fact.tag, fact.reason, record.at, record.seq, fact.fatal, fact.paste
+        )
 
     @_take.register
     def _lifted(self, fact: facts.Lifted, record: Record) -> None:  # noqa: ARG002 - one shape for all

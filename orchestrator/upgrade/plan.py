@@ -39,7 +39,9 @@ class Group:
         if not bad:
             return None
         worst: Fault = "release" if any(c.fault == "release" for c in bad) else "moment"
-        return Problem(". ".join(c.why.rstrip(".") for c in bad if c.fault == worst), worst)
+        said = [c for c in bad if c.fault == worst]
+        paste = "\n\n".join(c.paste for c in said if c.paste)
+        return Problem(". ".join(c.why.rstrip(".") for c in said), worst, paste)
 
     @property
     def waits(self) -> str:

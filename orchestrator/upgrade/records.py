@@ -108,13 +108,14 @@ class Unchanged(_Fact, frozen=True, tag=True):
 
 
 class Quarantined(_Fact, frozen=True, tag=True):
-    """A commit failed for a package and is not tried again on its own."""
+    """A commit failed for a package and is not tried again on its own; `paste`: source that would mend it."""
 
     package: str
     commit_id: str
     tag: str
     reason: str
     fatal: bool = False  # it ends the host: where it serves it is not loaded again
+    paste: str = ""
 
 
 class Lifted(_Fact, frozen=True, tag=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from orchestrator.runtime.description import Description, TableDescription
 from orchestrator.runtime.errors import MigrationMissing
-from orchestrator.runtime.state import find_chain
+from orchestrator.runtime.schema import Schema
+from orchestrator.runtime.state import find_path
+from orchestrator.upgrade.skeleton import Missing, skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +19,19 @@ class TableInService:
     version: int
     versions: frozenset[int] = frozenset()
     steps: frozenset[tuple[int, int]] = frozenset()
-    key_schema: Mapping[str, Any] | None = None  # None: not known
-    record_schema: Mapping[str, Any] | None = None
+    key_schema: Schema | None = None  # None: not known
+    record_schema: Schema | None = None
     records: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One thing that was looked at in a Table. `bad`: the release cannot go live with it."""
+    """One thing that was looked at in a Table. `bad`: the release cannot go live with it, but perhaps with `paste`."""
 
     what: str
     bad: bool
     why: str
+    paste: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +69,29 @@ class TableChecks:
             return
         same_type = now.record_schema is None or now.record_schema == then.record_schema
         if now.version == then.version and not same_type:
+            up = self._missing(name, now.version, now.version + 1)
+            down = self._missing(name, now.version + 1, now.version)
             why = (
                 f"{self.module}: the records of the Table {name} are of another type, but still of version {now.version}. "
-                f"Write Table(version={now.version + 1}), and steps: {self._line(name, now.version, now.version + 1)} and "
-                f"{self._line(name, now.version + 1, now.version)}"
+                f"Write Table(version={now.version + 1}), and steps: {up.decorator} and {down.decorator}"
             )
-            yield Found(what, bad=True, why=why)
+            old, new = now.record_schema, then.record_schema
+            paste = f"{skeleton(up, old, new)}\n\n{skeleton(down, new, old)}"
+            yield Found(what, bad=True, why=why, paste=paste)
             return
         steps = {*now.steps, *then.migrations}
         for version in sorted({now.version, *now.versions} - {then.version}):
-            yield self._chain(name, steps, version, then.version)
+            old = now.record_schema if version == now.version else None
+            paste = skeleton(self._missing(name, version, then.version), old, then.record_schema)
+            yield self._chain(name, steps, version, then.version, paste)
         if then.version > now.version and not self.one_way:
-            yield self._way_back(name, steps, then.version, now.version)
+            missing = self._missing(name, then.version, now.version)
+            paste = skeleton(missing, then.record_schema, now.record_schema)
+            yield self._way_back(name, steps, then.version, now.version, paste)
 
-    def _chain(self, name: str, steps: Iterable[tuple[int, int]], start: int, end: int) -> Found:
+    def _chain(
+        self, name: str, steps: Collection[tuple[int, int]], start: int, end: int, paste: str
+    ) -> Found:
         what = f"{self.module}: Table {name} {start}→{end}"
         if _leads(steps, start, end):
             way = "up" if end > start else "down"
@@ -88,11 +99,13 @@ class TableChecks:
         has = ", ".join(f"{a}→{b}" for a, b in sorted(steps)) or "none"
         why = (
             f"{self.module}: no step leads from version {start} to {end} of the Table {name} (steps there are: {has}). "
-            f"Add a step: {self._line(name, start, end)}"
+            f"Add a step: {self._missing(name, start, end).decorator}"
         )
-        return Found(what, bad=True, why=why)
+        return Found(what, bad=True, why=why, paste=paste)
 
-    def _way_back(self, name: str, steps: Iterable[tuple[int, int]], start: int, end: int) -> Found:
+    def _way_back(
+        self, name: str, steps: Collection[tuple[int, int]], start: int, end: int, paste: str
+    ) -> Found:
         what = f"{self.module}: way back of Table {name} {start}→{end}"
         if _leads(steps, start, end):
             return Found(
@@ -100,22 +113,18 @@ class TableChecks:
             )
         why = (
             f"{self.module}: there is no way back from version {start} to {end} of the Table {name}, so a rollback would "
-            f"lose its records. Add a step down: {self._line(name, start, end)}; or say one_way = true in module.toml"
+            f"lose its records. Add a step down: {self._missing(name, start, end).decorator}; or say one_way = true in "
+            "module.toml"
         )
-        return Found(what, bad=True, why=why)
+        return Found(what, bad=True, why=why, paste=paste)
 
-    def _line(self, name: str, before: int, after: int) -> str:
-        cls = self.description.entry.rpartition(":")[2]
-        return f'@{cls}.migrates("{name}", {before}, {after})'
+    def _missing(self, name: str, before: int, after: int) -> Missing:
+        return Missing(self.description.entry.rpartition(":")[2], before, after, name)
 
 
-def _leads(steps: Iterable[tuple[int, int]], start: int, end: int) -> bool:
+def _leads(steps: Collection[tuple[int, int]], start: int, end: int) -> bool:
     try:
-        find_chain(dict.fromkeys(steps, _no_step), start, end)
+        find_path(steps, start, end)
     except MigrationMissing:
         return False
     return True
-
-
-def _no_step(record: object) -> object:
-    return record

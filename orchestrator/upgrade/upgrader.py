@@ -222,7 +222,7 @@ class Upgrader(Lookout):
         """A release that cannot even be loaded: recorded as a transaction that never began to switch."""
         txn = self.book.ledger.next_txn
         if not group.changes:  # a composition that cannot be read: there is no transaction to speak of
-            await self._quarantine(group.keys, group.tags, problem.reason)
+            await self._quarantine(group, problem.reason)
             return
         await self.book.write(self._planned(group, txn))
         await self.book.write(RolledBack(txn, problem.reason, problem.fault))
@@ -327,13 +327,14 @@ class Upgrader(Lookout):
                 return
         text = words.failed(group, reason, "release", self.outlook.refs)
         logger.warning(text)
-        await self._quarantine(group.keys, group.tags, reason)
+        await self._quarantine(group, reason)
         self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
 
-    async def _quarantine(self, keys: Sequence[tuple[str, str]], tags: Sequence[str], reason: str) -> None:
-        for package, commit_id in keys:
-            tag = next((t for t in tags if t.startswith(f"{package}/")), tags[0] if tags else "")
-            self.book.append(Quarantined(package, commit_id, tag, reason))
+    async def _quarantine(self, group: Group, reason: str) -> None:
+        paste = group.refused.paste if group.refused is not None else ""
+        for package, commit_id in group.keys:
+            tag = next((t for t in group.tags if t.startswith(f"{package}/")), "".join(group.tags[:1]))
+            self.book.append(Quarantined(package, commit_id, tag, reason, paste=paste))
         await self.book.flush()
 
     async def lift(self, keys: Sequence[tuple[str, str]], who: str, why: str) -> None:

@@ -142,7 +142,7 @@ def _of_the_composition(tag: str, view: View) -> Verdict:
 
 
 def _quarantined(tag: str, view: View, key: Key) -> str:
-    """Three lines: what failed, what is true now, what to do."""
+    """What failed, what is true now, what to do; and, if it is a step that is missing, how that begins."""
     ledger = view.ledger
     entry = ledger.quarantine[key]
     name = entry.tag or tag
@@ -155,6 +155,7 @@ def _quarantined(tag: str, view: View, key: Key) -> str:
         f"{before}{words.sentence(entry.reason)}\n{now}\n"
         f"Fix it, commit, and push a new tag, e.g. {words.next_tag([tag], view.refs)}. "
         f"Commit {key[1][:12]} stays in quarantine; to have it tried again as it is: livetag retry {name}."
+        f"{words.to_paste(entry.paste)}"
     )
 
 

@@ -148,6 +148,11 @@ def versions(table: Mapping[str, Entry], package: str) -> str:
     )
 
 
+def to_paste(source: str) -> str:
+    """Source as further lines of a text; empty if there is none."""
+    return f"\nTo paste, and to complete:\n{source}" if source else ""
+
+
 def sentence(text: str) -> str:
     """The text with one full stop at its end."""
     text = text.strip()

@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.control.cli.failures import REFUSED
 from orchestrator.control.cli.options import DEPLOY, Json
-from orchestrator.control.cli.screen import print_json, say, say_hanging
+from orchestrator.control.cli.screen import print_json, say, say_hanging, say_paste
 
 if TYPE_CHECKING:
     from orchestrator.control.check import Finding
@@ -65,11 +65,20 @@ def _show(found: "Sequence[Finding]") -> None:
     for finding in found:
         mark, style = MARKS[finding.ok]
         say_hanging(f"{mark:<6}  ", finding.text, style)
+        if finding.paste:
+            say_paste(finding.paste)
 
 
 def _document(found: "Sequence[Finding]") -> dict[str, object]:
     checks = [
-        {"module": each.module or None, "what": each.what, "ok": each.ok, "why": each.why, "text": each.text}
+        {
+            "module": each.module or None,
+            "what": each.what,
+            "ok": each.ok,
+            "why": each.why,
+            "text": each.text,
+            "paste": each.paste,
+        }
         for each in found
     ]
     return {"ok": all(each.ok is not False for each in found), "checks": checks}

@@ -7,7 +7,7 @@ import typer
 
 from orchestrator.control.cli.failures import REFUSED
 from orchestrator.control.cli.options import DEPLOY, Dir, Json
-from orchestrator.control.cli.screen import print_json, say, say_hanging, show_table
+from orchestrator.control.cli.screen import print_json, say, say_hanging, say_paste, show_table
 from orchestrator.control.cli.session import UPGRADE_S, Session, view
 from orchestrator.control.cli.views import Plan, PlanCheck, PlanDrift, PlanTransaction
 
@@ -102,3 +102,5 @@ def _show_drift(drift: PlanDrift) -> None:
 def _show_check(check: PlanCheck) -> None:
     mark = check.mark if check.mark in STYLES else "ok" if check.ok else "not ok"
     say_hanging(f"{mark:<6}  ", check.text or f"{check.what}: {check.why}", STYLES[mark])
+    if check.paste:
+        say_paste(check.paste)

@@ -45,6 +45,11 @@ def say_hanging(head: str, text: object, style: str = "") -> None:
         out.print(Text.assemble((before, style), line), soft_wrap=True)
 
 
+def say_paste(source: str) -> None:
+    """Print source that can be pasted, below a fact, with its own indentation behind ours."""
+    console().print(Text(textwrap.indent(printable_lines(source), " " * 8)), soft_wrap=True)
+
+
 def note(text: object, style: str = "dim") -> None:
     """Print progress on stderr, so that stdout stays what was asked for."""
     console(stderr=True).print(Text(hanging(text), style=style), soft_wrap=True)

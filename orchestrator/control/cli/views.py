@@ -180,6 +180,7 @@ class PlanCheck(msgspec.Struct, frozen=True):
     why: str = ""
     mark: str = ""
     text: str = ""
+    paste: str = ""
     transaction: int = 0
 
 
