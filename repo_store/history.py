@@ -25,12 +25,16 @@ _NONE = "none"
 
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """What happened to one module; versions without v, None: it was not there, or is no longer."""
+    """What happened to one module; versions without v, None: it was not there, or is no longer.
+
+    `altered`: what became of it beside its version, as words: `disabled`, `bound to total`.
+    """
 
     module: str
     from_version: str | None
     to_version: str | None
     commit_id: str | None
+    altered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,11 @@ def _step(change: ModuleChange) -> str:
         return f"{change.module} {change.to_version or _NONE} (new)"
     if change.to_version is None:
         return f"{change.module} {change.from_version} (removed)"
-    return f"{change.module} {change.from_version} → {change.to_version}"
+    altered = _one_line(change.altered)
+    if altered and change.from_version == change.to_version:
+        return f"{change.module} {change.to_version} {altered}"
+    more = f" ({altered})" if altered else ""
+    return f"{change.module} {change.from_version} → {change.to_version}{more}"
 
 
 def _one_line(text: str) -> str:

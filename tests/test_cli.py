@@ -267,7 +267,12 @@ def test_what_the_host_refuses_is_exit_1_with_its_reason(
     host.refuses("state", "there is no module rib. Known: counter.")
     assert execute(["state", "rib", "--json"]) == 1
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "error: there is no module rib. Known: counter.\n")
+    assert json.loads(shown.out) == {"error": "there is no module rib. Known: counter."}, (
+        "one document, always"
+    )
+    assert shown.err == "error: there is no module rib. Known: counter.\n"
+    assert execute(["state", "rib"]) == 1
+    assert not capsys.readouterr().out
 
 
 def test_a_bug_in_the_host_is_exit_3_without_a_traceback(

@@ -177,6 +177,18 @@ def test_messages_say_what_came_what_went_and_how_many() -> None:
     assert message(DeploymentEntry(1, 0.0, (), "unchanged", "", 0.0, 0)).startswith("nothing: unchanged\n")
 
 
+def test_messages_say_what_became_of_a_module_that_kept_its_version() -> None:
+    changes = (
+        ModuleChange("a", "1.0.0", "1.0.0", "c", "disabled"),
+        ModuleChange("b", "1.0.0", "1.1.0", "c", "no longer bound to x"),
+        ModuleChange("d", "1.0.0", "1.0.0", "c"),
+    )
+    text = message(DeploymentEntry(1, 0.0, changes, "committed", "", 0.0, 0))
+    first = text.splitlines()[0]
+    assert first == "a 1.0.0 disabled, b 1.0.0 → 1.1.0 (no longer bound to x), d 1.0.0 → 1.0.0: committed"
+    assert "Module: a\nFrom: 1.0.0\nTo: 1.0.0\n" in text, "the trailers are for programs: they stay"
+
+
 def test_writers_at_the_same_time_lose_nothing_and_double_nothing(store: RepoStore, work: GitRepo) -> None:
     commit_id = work.release("counter/v1.0.0")
     program = f"""

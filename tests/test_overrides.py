@@ -115,6 +115,15 @@ def test_a_swap_ends_where_its_tag_is_gone_or_in_quarantine() -> None:
     assert laid(swapped, bad={("counter", "c1")}).wishes["counter"].commit_id == "c2"
 
 
+def test_a_swap_outlives_the_deletion_of_the_tag_that_serves_by_it() -> None:
+    swapped = override("swap", value="1.0.0")
+    table = {**TABLE, "counter": entry("counter", "1.0.0", "c1")}
+    tags = {name: at for name, at in TAGS.items() if name != "counter/v1.0.0"}
+    found = laid(swapped, tags=tags, table=table)
+    assert not found.ended
+    assert found.wishes["counter"].commit_id == "c1", "a missing tag changes nothing that is live"
+
+
 def test_a_loaded_module_follows_its_package_and_what_else_was_done_to_it_ends_then() -> None:
     load = override("load", "second", "counter", against=None)
     swap = override("swap", "second", "1.0.0", against=("counter/v1.1.0", "c2"), seq=2)

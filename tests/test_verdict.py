@@ -26,6 +26,7 @@ def entry(version: str, commit: str, tag: str | None = None) -> Entry:
     return Entry("counter", "counter", version, tag or f"counter/v{version}", commit, commit, "o")
 
 
+NEW = (("app", "1.0.0"), ("counter", "1.2.0"), ("hen", "1.0.0"))
 FIRST, SECOND = entry("1.0.0", "c1"), entry("1.1.0", "c2")
 
 
@@ -107,3 +108,21 @@ def test_tags_that_say_nothing_to_this_host_are_told_why() -> None:
     assert (blob.word, "points at no commit" in blob.text) == ("refused", True)
     early = said("counter/v2.0.0-rc.1", commits={"counter/v2.0.0-rc.1": "c9"})
     assert (early.word, "pre-release" in early.text) == ("recorded", True)
+
+
+def test_a_release_that_failed_with_others_names_them_and_the_tags_to_push_next() -> None:
+    bad = [entry("1.2.0", "c9"), Entry("hen", "hen", "1.0.0", "hen/v1.0.0", "c9", "c9", "o")]
+    changes = (Change("counter", SECOND, bad[0]), Change("hen", None, bad[1]))
+    failed = book(
+        *committed(1, Change("counter", None, SECOND)),
+        Planned(2, changes, "app/v1.0.0 counter/v1.2.0 hen/v1.0.0", "ann"),
+        RolledBack(2, "hen failed its trial", "release"),
+        *(Quarantined(p, "c9", f"{p}/v{v}", "hen failed its trial") for p, v in NEW),
+    )
+    answer = said("counter/v1.2.0", failed, {f"{p}/v{v}": "c9" for p, v in NEW})
+    _, now, then = answer.text.splitlines()
+    assert now == "counter 1.1.0 serves on, with all state and messages."
+    assert "in one transaction with app/v1.0.0 and hen/v1.0.0, so they are refused together" in then
+    assert "push new tags, e.g. counter/v1.2.1, app/v1.0.1 and hen/v1.0.1." in then
+    app = said("app/v1.0.0", failed, {f"{p}/v{v}": "c9" for p, v in NEW}).text
+    assert "counter 1.1.0 serves on" in app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -18,6 +18,7 @@ from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import plan_rollback, shown
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict, verdict
+from repo_store.release import parse_tag
 
 
 class _Tag(msgspec.Struct):
@@ -74,13 +75,23 @@ class Deployments:
             return await self._plans.of_push({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
         if asked.who:
             self._upgrader.told(tags, Cause(asked.who))
-        return await self._outcomes(tags, emit, wait="no-wait" not in asked.options)
+        gone = {
+            parsed.package
+            for c in asked.changes
+            if c.new is None and (parsed := parse_tag(c.ref.removeprefix("refs/tags/")))
+        }
+        return await self._outcomes(tags, emit, wait="no-wait" not in asked.options, gone=gone)
 
-    async def _outcomes(self, tags: Sequence[str], emit: Emit, *, wait: bool) -> object:
-        """Look again, pass on what happens, and say what became of each tag once it is decided."""
+    async def _outcomes(
+        self, tags: Sequence[str], emit: Emit, *, wait: bool, gone: Container[str] = ()
+    ) -> object:
+        """Look again, pass on what happens, and say what became of each tag once it is decided.
+
+        Of the packages in `gone`, a tag was deleted: what comes into service instead has another tag.
+        """
 
         def listen(event: Event) -> None:
-            mine = [tag for tag in event.tags if tag in tags]
+            mine = [t for t in event.tags if t in tags or ((p := parse_tag(t)) and p.package in gone)]
             if mine:
                 emit({"tag": " ".join(mine), "phase": event.phase, "text": event.text})
 

@@ -120,6 +120,14 @@ def drifts(overruled: Overruled) -> list[Facts]:
     return [*holding, *({**override_facts(override), "ends": why} for override, why in overruled.ended)]
 
 
+def ending(overruled: Overruled) -> list[str]:
+    """What a person did by hand that these tags undo, as sentences: who pushes them must know before."""
+    return [
+        f"{override.module} was {override.said}. It ends with this plan: {why}"
+        for override, why in overruled.ended
+    ]
+
+
 def holds(ledger: Ledger) -> list[Facts]:
     """What deploys only by hand, by whom and why; `module` is null where that is everything."""
     return [

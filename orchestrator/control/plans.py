@@ -81,6 +81,9 @@ class Plans:
             lines = [line for f in mine if id(f) not in shown for line in plan_facts.lines(f)]
             shown.update(id(f) for f in mine)
             rows.append({"tag": tag, "verdict": "plan", "text": "\n".join([text, *lines])})
+        over = [f"drift   {line}" for line in module_facts.ending(outlook.overruled)]
+        if rows and over:
+            rows[0]["text"] = "\n".join([rows[0]["text"], *over])
         return {"tags": rows}
 
     def _said(self, tag: str, outlook: Outlook, forecasts: Sequence[Forecast]) -> Said:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.upgrade import words
 from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
@@ -132,6 +133,7 @@ def _entry(view: TransactionView) -> DeploymentEntry:
             change.before.version if change.before is not None else None,
             change.after.version if change.after is not None else None,
             change.after.commit_id if change.after is not None else None,
+            words.altered(change),
         )
         for change in view.changes
     )

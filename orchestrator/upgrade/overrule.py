@@ -136,7 +136,10 @@ class _Wanted:
 
     def _lay_release(self, o: Override, wish: Wish) -> str:
         tag = f"{wish.package}/v{o.value}"
-        ref, entry = self._sight.refs.get(tag), self._sight.table.get(o.module)
+        entry = self._sight.table.get(o.module)
+        ref = self._sight.refs.get(tag)
+        if ref is None and entry is not None and entry.tag == tag:
+            ref = _ref_of(entry)  # a missing tag never changes what is live, whoever asked for it (DESIGN §4)
         if ref is None or ref.commit_id is None:
             return f"the tag {tag} is gone"
         if (wish.package, ref.commit_id) in self._sight.quarantine:
@@ -177,8 +180,12 @@ class _Wanted:
 
 def _untagged(entry: Entry | None) -> Wish | None:
     """What the refs would have to ask for to keep a module that they do not ask for any more as it is."""
-    tag = parse_tag(entry.tag) if entry is not None else None
-    if entry is None or tag is None:
+    ref = _ref_of(entry) if entry is not None else None
+    if entry is None or ref is None:
         return None
-    ref = TagRef(tag, entry.tag_object_id, entry.commit_id)
     return Wish(entry.name, entry.package, ref, entry.config, entry.also)
+
+
+def _ref_of(entry: Entry) -> TagRef | None:
+    tag = parse_tag(entry.tag)
+    return TagRef(tag, entry.tag_object_id, entry.commit_id) if tag is not None else None

@@ -40,8 +40,9 @@ class Group:
             return None
         worst: Fault = "release" if any(c.fault == "release" for c in bad) else "moment"
         said = [c for c in bad if c.fault == worst]
-        paste = "\n\n".join(c.paste for c in said if c.paste)
-        return Problem(". ".join(c.why.rstrip(".") for c in said), worst, paste)
+        # Modules of one package fail for one reason, which is said once.
+        whys = dict.fromkeys(c.why.rstrip(".") for c in said)
+        return Problem(". ".join(whys), worst, "\n\n".join(dict.fromkeys(c.paste for c in said if c.paste)))
 
     @property
     def waits(self) -> str:

@@ -147,22 +147,44 @@ def _quarantined(tag: str, view: View, key: Key) -> str:
     entry = ledger.quarantine[key]
     name = entry.tag or tag
     before = f"this commit was refused before, as {name}: " if name != tag else ""
-    txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key)), None)
+    txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key, name)), None)
     modules = [c.name for c in txn.changes] if txn is not None else []
     serving = [ledger.table[m] for m in modules if m in ledger.table]
-    now = words.serving(serving) if modules else f"{words.versions(ledger.table, key[0])}."
+    now = words.serving(serving) if modules else _in_force(ledger, key[0])
+    others = [each for each in txn.trigger.split() if each != name] if txn is not None else []
+    together = (
+        f"It was to go live in one transaction with {words.listed(others)}, so they are refused together. "
+        if others
+        else ""
+    )
+    new = (
+        f"new tags, e.g. {words.next_tag([name, *others], view.refs)}"
+        if others
+        else (f"a new tag, e.g. {words.next_tag([tag], view.refs)}")
+    )
     return (
         f"{before}{words.sentence(entry.reason)}\n{now}\n"
-        f"Fix it, commit, and push a new tag, e.g. {words.next_tag([tag], view.refs)}. "
+        f"{together}Fix it, commit, and push {new}. "
         f"Commit {key[1][:12]} stays in quarantine; to have it tried again as it is: livetag retry {name}."
         f"{words.to_paste(entry.paste)}"
     )
 
 
-def _failed_with(txn: TransactionView, key: Key) -> bool:
-    return txn.outcome == "rolled_back" and any(
-        c.after is not None and (c.after.package, c.after.commit_id) == key for c in txn.changes
+def _in_force(ledger: Ledger, package: str) -> str:
+    """What serves of a package that no transaction failed with; a composition is in force instead."""
+    if package != APP:
+        return f"{words.versions(ledger.table, package)}."
+    return (
+        f"The composition {ledger.app[0]} is in force."
+        if ledger.app is not None
+        else "No composition is in force."
     )
+
+
+def _failed_with(txn: TransactionView, key: Key, tag: str) -> bool:
+    """Whether the transaction failed with that release, or with that composition, which changes no row by itself."""
+    mine = any(c.after is not None and (c.after.package, c.after.commit_id) == key for c in txn.changes)
+    return txn.outcome == "rolled_back" and (mine or (key[0] == APP and tag in txn.trigger.split()))
 
 
 def _last_change(ledger: Ledger, entry: Entry) -> TransactionView | None:
@@ -175,6 +197,6 @@ def _last_change(ledger: Ledger, entry: Entry) -> TransactionView | None:
 def _live_text(entry: Entry, last: TransactionView | None) -> str:
     if last is None:
         return f"{words.release_name(entry)} is in service"
-    changes = " and ".join(words.change_text(c) for c in last.changes)
+    changes = words.listed(words.change_text(c) for c in last.changes)
     waited = "message" if last.held_messages == 1 else "messages"
     return f"{changes}; pause {last.pause_us:.0f} µs, {last.held_messages} {waited} waited, none lost (transaction {last.id})"

@@ -30,12 +30,18 @@ def change_text(change: Change) -> str:
     if change.after is None:
         return f"{release_name(change.before)} removed"
     if change.before.version != change.after.version or change.before.tree_id != change.after.tree_id:
-        return f"{change.name} {change.before.version} → {change.after.version}"
-    return f"{release_name(change.after)} {listed(_changed(change.before, change.after))}"
+        more = altered(change)
+        return f"{change.name} {change.before.version} → {change.after.version}{f' ({more})' if more else ''}"
+    return f"{release_name(change.after)} {altered(change) or 'as it was'}"
 
 
-def _changed(before: Entry, after: Entry) -> list[str]:
-    """What became of a module whose version stays."""
+def altered(change: Change) -> str:
+    """What became of a module beside its version: `disabled and bound to total`; empty if nothing, or it comes or goes."""
+    before, after = change.before, change.after
+    return listed(_altered(before, after)) if before is not None and after is not None else ""
+
+
+def _altered(before: Entry, after: Entry) -> list[str]:
     found = ["enabled" if after.enabled else "disabled"] if before.enabled != after.enabled else []
     if before.config != after.config:
         found.append("configured anew")
@@ -43,7 +49,7 @@ def _changed(before: Entry, after: Entry) -> list[str]:
         found.append(f"bound to {listed(new)}")
     if gone := [name for name in before.also if name not in after.also]:
         found.append(f"no longer bound to {listed(gone)}")
-    return found or ["as it was"]
+    return found
 
 
 def why_out(change: Change, overrides: Mapping[OverrideKey, Override]) -> str:
@@ -87,7 +93,7 @@ def serving(entries: Iterable[Entry]) -> str:
 def next_tag(tags: Iterable[str], refs: RefMap) -> str:
     """An example of the tag to push next: one that is free."""
     packages = dict.fromkeys(tag.package for tag in map(parse_tag, tags) if tag is not None)
-    return " and ".join(next_free_tag(package, refs).name for package in packages) or "a new tag"
+    return listed(next_free_tag(package, refs).name for package in packages) or "a new tag"
 
 
 def failed(group: Group, reason: str, fault: Fault, refs: RefMap) -> str:

@@ -119,6 +119,49 @@ def test_a_new_release_ends_what_was_done_by_hand(deployment: Deployment) -> Non
     assert deployment.ask("counter", "tick") == 10
 
 
+def test_a_push_that_ends_a_binding_says_so_in_its_plan_its_outcome_and_the_history(
+    deployment: Deployment,
+) -> None:
+    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    do(deployment, "bind", "total", "counter", *WHY)
+    deployment.write("counter", counter(10))
+    deployment.release("counter/v1.1.0")
+
+    planned = deployment.push("-o", "plan", "counter/v1.1.0").stderr
+    assert "counter 1.0.0 → 1.1.0 (no longer bound to total)" in planned
+    assert "spring cleaning. It ends with this plan: the tags give counter/v1.1.0 now" in planned
+    assert deployment.version() == "1.0.0"
+
+    pushed = deployment.push("main", "counter/v1.1.0")
+    assert "live: counter 1.0.0 → 1.1.0 (no longer bound to total)" in pushed.stderr
+    wait_until(lambda: len(deployment.deployments()) == 3, "the history is written")
+    subjects = deployment.git("log", "--format=%s", "deployments").splitlines()
+    assert subjects[:2] == [
+        "counter 1.0.0 → 1.1.0 (no longer bound to total): committed",
+        "counter 1.0.0 bound to total: committed",
+    ]
+    assert "counter 1.0.0 bound to total" in do(deployment, "history")
+
+
+def test_a_deleted_tag_changes_nothing_that_was_swapped_in_by_hand_and_tells_what_it_does_change(
+    deployment: Deployment,
+) -> None:
+    two_versions(deployment)
+    do(deployment, "swap", "counter", "1.0.0", *WHY)
+    deployment.push(":counter/v1.0.0")
+    assert (deployment.version(), row(deployment)["tag"]) == ("1.0.0", "counter/v1.0.0")
+    assert row(deployment)["drift"]["what"] == "swapped to 1.0.0"
+    deployment.stop()
+    deployment.start()
+    assert deployment.ask("counter", "tick") == 1
+    do(deployment, "swap", "counter", "1.1.0", *WHY)
+
+    deployment.deploy("counter/v1.2.0", counter=counter(100))
+    deleted = deployment.push(":counter/v1.2.0")
+    assert "planned: counter 1.2.0 → 1.1.0" in deleted.stderr
+    assert deployment.version() == "1.1.0"
+
+
 def test_another_version_is_swapped_in_for_one_module_and_a_failing_one_changes_nothing(
     deployment: Deployment,
 ) -> None:

@@ -89,7 +89,7 @@ def execute(arguments: Sequence[str]) -> int:
         note("interrupted")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: whatever is left is told apart there
-        return exit_code(error)
+        return exit_code(error, as_json="--json" in arguments)
     return DONE
 
 

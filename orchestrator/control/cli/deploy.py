@@ -54,7 +54,7 @@ def finish(facts: object, *, as_json: bool, wait: bool = True) -> None:
             if outcome not in failed:
                 say(_line(outcome))
     if failed:
-        raise Failure("\n".join(_line(outcome) for outcome in failed))
+        raise Failure("\n".join(_line(outcome) for outcome in failed), in_json=as_json)
 
 
 def _outcomes(facts: object) -> list[Outcome]:

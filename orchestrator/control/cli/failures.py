@@ -6,7 +6,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from orchestrator.control.cli.screen import complain
+from orchestrator.control.cli.screen import complain, print_json
 from orchestrator.control.client import ControlError, HostRefused
 from orchestrator.control.clone import CloneFailed
 from orchestrator.control.config import Deployment, DeploymentNotFound, find_deployment
@@ -15,37 +15,47 @@ DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Failure(Exception):
-    """Refused or failed, and the message says why: exit code 1, no traceback."""
+    """Refused or failed, and the message says why: exit code 1, no traceback.
+
+    `in_json`: the JSON document that was asked for is printed already, and tells it.
+    """
+
+    def __init__(self, why: str, *, in_json: bool = False) -> None:
+        super().__init__(why)
+        self.in_json = in_json
 
 
 class Usage(Exception):
     """The command was called wrongly: exit code 2."""
 
 
-def exit_code(error: Exception) -> int:
+def exit_code(error: Exception, *, as_json: bool = False) -> int:
     """Tell the user on stderr what `error` means, and return the exit code that goes with it.
 
-    Whatever is not an expected failure is a bug of ours: its traceback goes to a file, which is named.
+    `as_json`: a JSON document was asked for, so a program reads stdout: it gets one there, `{"error": …}`. Whatever is not
+    an expected failure is a bug of ours: its traceback goes to a file, which is named.
     """
+    code, why = _told(error)
+    complain(why)
+    if as_json and not (isinstance(error, Failure) and error.in_json):
+        print_json({"error": why})
+    return code
+
+
+def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, HostRefused) and error.kind != "refused":
-        complain(str(error))
-        return USAGE if error.kind == "usage" else BUG
+        return USAGE if error.kind == "usage" else BUG, str(error)
     if isinstance(error, Usage):
-        complain(str(error))
-        return USAGE
+        return USAGE, str(error)
     if isinstance(error, _expected()):
-        complain(str(error))
-        return REFUSED
+        return REFUSED, str(error)
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
-        complain(f"{named}{error.strerror}")
-        return REFUSED
-    where = _write_down(error)
-    complain(
+        return REFUSED, f"{named}{error.strerror}"
+    return BUG, (
         f"Sorry, this is a bug in livetag ({type(error).__name__}). The host, if one runs, is not affected. "
-        f"What happened is written in {where}: please report it with that file."
+        f"What happened is written in {_write_down(error)}: please report it with that file."
     )
-    return BUG
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -79,9 +79,7 @@ class ModuleChange(msgspec.Struct, frozen=True, rename={"before": "from", "after
     text: str | None = None
 
     def __str__(self) -> str:
-        if self.text and self.before == self.after:
-            return self.text
-        return f"{self.module} {self.before or '(none)'} → {self.after or '(none)'}"
+        return self.text or f"{self.module} {self.before or '(none)'} → {self.after or '(none)'}"
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
