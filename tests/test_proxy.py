@@ -221,7 +221,10 @@ def test_a_unit_that_raises_sends_nothing_and_goes_to_the_dead_letters() -> None
             (error, False)
             for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit)
         ),
-        *((error, True) for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration)),
+        *(
+            (error, True)
+            for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit)
+        ),
     ],
 )
 def test_whatever_a_handler_raises_is_its_failure(error: type[BaseException], is_async: bool) -> None:

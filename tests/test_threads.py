@@ -148,7 +148,7 @@ def test_events_ticks_types_and_bodies_are_those_of_any_handler() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError, SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError]
+    "error", [KeyError, SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError, GeneratorExit]
 )
 def test_whatever_a_thread_raises_is_its_units_failure(error: type[BaseException]) -> None:
     async def story() -> None:

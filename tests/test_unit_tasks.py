@@ -201,7 +201,12 @@ class Raising(Plain):
     async def _raise(self, what: str) -> None:
         await asyncio.sleep(0)
         self.send("sink", "put", {"item": "never"})
-        raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "error": KeyError("n")}[what]
+        raise {
+            "exit": SystemExit(3),
+            "interrupt": KeyboardInterrupt(),
+            "error": KeyError("n"),
+            "generator": GeneratorExit(),
+        }[what]
 
     @handles
     async def unseen(self, what: str) -> str:
@@ -219,12 +224,57 @@ class Raising(Plain):
         return "not raised"
 
     @handles
+    async def awaited(self, what: str) -> None:
+        self.send("sink", "put", {"item": "of the function"})
+        await asyncio.create_task(self._raise(what))
+
+    @handles
     async def passed_on(self, what: str) -> None:
         await asyncio.gather(self._raise(what), asyncio.sleep(0))
 
     @handles
     def ok(self) -> str:
         return "ok"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_unit_sends_that_is_answered_at_once_leaves_when_its_tasks_have_ended(fails: bool) -> None:
+    async def story() -> None:
+        opens = asyncio.Event()
+
+        class Brief(Plain):
+            @handles
+            def work(self) -> None:
+                self.send("sink", "put", {"item": 1})
+                self._task = asyncio.get_running_loop().create_task(opens.wait())
+                if fails:
+                    raise KeyError("n")
+
+        async with running({"m": Brief, "sink": Sink}) as app:
+            await idle(app)
+            await asyncio.gather(app.ask("m", "work"), return_exceptions=True)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert state_of(app, "sink")["got"] == []
+            opens.set()
+            await idle(app)
+            assert state_of(app, "sink")["got"] == [1] * (not fails)
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
+def test_a_task_that_ends_as_a_generator_does_fails_its_unit_and_not_the_module() -> None:
+    async def story() -> None:
+        async with running({"m": Raising, "sink": Sink}) as app:
+            with pytest.raises(HandlerFailed, match=r"GeneratorExit.*test_unit_tasks\.py line \d+"):
+                await app.ask("m", "awaited", {"what": "generator"})
+            assert await app.ask("m", "ok") == "ok"
+            await idle(app)
+            assert (state_of(app, "sink")["got"], app.modules["m"].dead) == ([], 1)
+            assert books_balance(app)
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,11 @@ class Pump:
         proxy = self._proxy
         self._closing = True
         task, self.task = self.task, None
+        thread = proxy.thread
         if task is not None:
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
-        if proxy.unit is not None:
-            self._given.clear()
-            undo_writes(self._written)
-            bury(proxy, proxy.unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
-            proxy.unit = None
+        unit, proxy.unit = proxy.unit, None  # from here its code can neither send nor write
         if proxy.tasks is not None:
             for left in await proxy.tasks.cut(1.0):
                 logger.bind(module=proxy.name).warning(
@@ -88,6 +85,12 @@ class Pump:
                     left,
                     proxy.name,
                 )
+        if unit is not None:
+            if thread is not None:
+                await thread.out_of_the_framework(1.0)  # it may have been let in before
+            self._given.clear()
+            undo_writes(self._written)
+            bury(proxy, unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
 
     def rouse(self) -> None:
         """Let the pump look again."""
@@ -98,14 +101,31 @@ class Pump:
                 wake.set_result(None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Only closing ends a pump; anything else is a fault of the runtime, and must not be silent."""
+        """Only closing ends a pump; anything else is a fault of the runtime, and must not be silent.
+
+        Or of what a unit awaited: Python closes the whole chain of coroutines that meets a GeneratorExit, up to this task.
+        """
         self._app.ownership.end()
-        if not task.cancelled() and (error := task.exception()) is not None and not self._closing:
+        error = None if task.cancelled() or self._closing else task.exception()
+        if isinstance(error, GeneratorExit):
+            self._go_on_after(error)
+        elif error is not None:
             logger.bind(module=self._proxy.name).opt(exception=error).critical(
                 "{} handles nothing more: its pump ended by {}. Restart the host; this is a bug of livetag.",
                 self._proxy.name,
                 error_text(error),
             )
+
+    def _go_on_after(self, error: GeneratorExit) -> None:
+        """The unit that raised it has failed; the next ones have a task of their own."""
+        unit, self.task = self._proxy.unit, None
+        if unit is not None:
+            failure = self._raised(unit, error)
+            if self._proxy.tasks is None:
+                self._end(unit, failure)
+            else:
+                self._answered = unit, failure
+        self.start()
 
     async def _run(self) -> None:
         turn = self._proxy.app.turn
@@ -119,7 +139,7 @@ class Pump:
         proxy = self._proxy
         queue, outbox = proxy.mailbox.queue, proxy.outbox
         while not self._closing:
-            if not outbox.empty:
+            if not outbox.empty and proxy.unit is None:  # else it is of the unit that was answered at once
                 await outbox.flush()
             while not queue or proxy.unit is not None or (proxy.held is not None and not proxy.admit):
                 if self._answered is not None:
@@ -131,7 +151,7 @@ class Pump:
                     await self.wake
                 finally:
                     turn.awake += 1
-                if not outbox.empty:
+                if not outbox.empty and proxy.unit is None:
                     await outbox.flush()
             end = perf_counter() + turn.share_s()
             while queue and (proxy.held is None or proxy.admit):
@@ -166,7 +186,7 @@ class Pump:
             BaseException
         ) as error:  # CancelledError and SystemExit of a handler are its failures (DESIGN §5)
             if self._closing or (isinstance(error, GeneratorExit) and (handler is None or handler.is_async)):
-                raise  # the module is closed, or the loop throws the pump away
+                raise  # the module is closed, the loop throws the pump away; or see _ended()
             failure = self._failure(message, error, handler)
             self._forgive()
             if message.reply is not None and not message.reply.done():

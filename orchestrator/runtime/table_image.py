@@ -6,6 +6,7 @@ A table is saved shard by shard, and restored record by record, as generators th
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -125,10 +126,20 @@ def sample(tables: ModuleTables, count: int) -> tuple[TableImage, ...]:
 
 def _spread(shards: Sequence[dict[Any, bytes]], count: int) -> list[tuple[Any, msgspec.Raw]]:
     each = max(1, -(-count // SHARDS))
-    found = ((key, msgspec.Raw(data)) for shard in shards for key, data in islice(shard.items(), each))
-    few = list(islice(found, count))
+    few = _first(shards, each, count)
     if len(few) < count:
-        few = list(islice(((k, msgspec.Raw(d)) for shard in shards for k, d in shard.items()), count))
+        few = _first(shards, count, count)
+    return [(key, msgspec.Raw(data)) for key, data in few]
+
+
+def _first(shards: Sequence[dict[Any, bytes]], of_each: int, count: int) -> list[tuple[Any, bytes]]:
+    few: list[tuple[Any, bytes]] = []
+    for shard in shards:
+        found = None
+        while found is None:
+            with suppress(RuntimeError):  # a unit in a thread has just made the dict larger
+                found = list(islice(shard.items(), min(of_each, count - len(few))))
+        few += found
     return few
 
 

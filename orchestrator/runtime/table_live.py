@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.runtime.errors import NotInService
 from orchestrator.runtime.table import Table
-from orchestrator.runtime.table_store import SHARDS
+from orchestrator.runtime.table_store import SHARDS, plain_key
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
@@ -97,37 +97,45 @@ class LiveTable(Table[Any, Any]):  # Any: the author's own keys and records
         except Exception as error:  # noqa: BLE001  # whatever a record that is no plain data makes the encoder say
             raise self.type.record_refused(key, error) from None
         shard = self._shards[hash(key) % SHARDS]
-        old: Before = shard.get(key)
+        old = shard.get(key)
         if old is None:
-            old = self._first_write(key)
-        before = self.before
-        if not before:
-            port.written.append(self)
-        if key not in before:
-            before[key] = old
+            self._first_write(port, key)
+        else:
+            before = self.before
+            if not before:
+                port.written.append(self)
+            if key not in before:
+                before[key] = old
         shard[key] = data
 
-    def _first_write(self, key: Any) -> Before:
+    def _first_write(self, port: ModuleProxy, key: Any) -> None:
         """Check a key that has no record of the current version; what there was in an older one is taken away."""
-        stale = self.store.take_stale(key)
+        self.type.check_key(key)
+        stale = self.store.find_stale(key)
         if stale is None:
-            self.type.check_key(key)
             self._edits += 1
-        return stale
+        self._note(port, key, stale)
+        if stale is not None:
+            stale.take(key)
+
+    def _note(self, port: ModuleProxy, key: Any, old: Before) -> None:
+        """Before the first change of a key, never after: the watchdog may interrupt the unit between any two steps."""
+        if not self.before:
+            port.written.append(self)
+        self.before.setdefault(key, old)
 
     def __delitem__(self, key: Any) -> None:
         port = self._port
         if port is None or port.unit is None:
             raise self._write_refused(port)
         shard = self._shards[hash(key) % SHARDS]
-        old: Before = shard.get(key)
-        if old is None:
-            old = self.store.take_stale(key)  # a record whose step raises can still be deleted
-            if old is None:
-                raise KeyError(key)
-        if not self.before:
-            port.written.append(self)
-        self.before.setdefault(key, old)
+        data = shard.get(key)
+        stale = self.store.find_stale(key) if data is None else None
+        if data is None and stale is None:
+            raise KeyError(key)
+        self._note(port, key, data or stale)
+        if stale is not None:
+            stale.take(key)  # not migrated: a record whose step raises can still be deleted
         shard.pop(key, None)
         self._edits += 1
 
@@ -161,7 +169,7 @@ class LiveTable(Table[Any, Any]):  # Any: the author's own keys and records
         for key, old in self.before.items():
             shard = self.store.shards[hash(key) % SHARDS]
             if isinstance(old, bytes):
-                shard[key] = old
+                shard[plain_key(key)] = old
             else:
                 shard.pop(key, None)
                 if old is not None:

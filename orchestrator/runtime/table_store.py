@@ -48,7 +48,7 @@ class Layer:
 
 
 class Stale:
-    """A record that a unit has taken out of a layer, and where it belongs if the unit raises."""
+    """A record that a unit takes out of a layer, and where it belongs if the unit raises."""
 
     __slots__ = ("data", "layer")
 
@@ -56,10 +56,29 @@ class Stale:
         self.layer = layer
         self.data = data
 
+    def take(self, key: object) -> None:
+        """Take it out, without migrating it."""
+        self.layer.shards[hash(key) % SHARDS].pop(key, None)
+
     def restore(self, key: object) -> None:
         """Put it back as it was."""
-        self.layer.shards[hash(key) % SHARDS][key] = self.data
+        self.layer.shards[hash(key) % SHARDS][plain_key(key)] = self.data
         self.layer.put_back = True
+
+
+def plain_key(key: Any) -> Any:
+    """The key as it is stored: not an equal one of another class, such as an Enum's or a NamedTuple.
+
+    That would hold its class, and with it a version that left.
+    """
+    kind = key.__class__
+    if kind is str or kind is int or kind is bytes:
+        return key
+    if isinstance(key, tuple):
+        return tuple(map(plain_key, key))
+    if isinstance(key, str):
+        return str.__str__(key)
+    return bytes(key) if isinstance(key, bytes) else int(key)
 
 
 Before: TypeAlias = "bytes | Stale | None"
@@ -104,16 +123,17 @@ class TableStore:
             shard = layer.shards[place]
             old = shard.get(key)
             if old is not None:
-                data = self.shards[place][key] = layer.convert(key, old)
+                plain = plain_key(key)
+                data = self.shards[place][plain] = layer.convert(plain, old)
                 del shard[key]
                 return data
         return None
 
-    def take_stale(self, key: object) -> Stale | None:
-        """Take a record of an older version away, without migrating it."""
+    def find_stale(self, key: object) -> Stale | None:
+        """The record of an older version that nobody has touched since, as it is."""
         place = hash(key) % SHARDS
         for layer in self.layers:
-            data = layer.shards[place].pop(key, None)
+            data = layer.shards[place].get(key)
             if data is not None:
                 return Stale(layer, data)
         return None

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,12 +71,28 @@ class ThreadCall:
         self._loop.call_soon_threadsafe(_answer, waiting, begin)
         return waiting.result()
 
+    async def out_of_the_framework(self, seconds: float) -> None:
+        """Return when the thread's code is in no send, write to a Table or the like any more, or after `seconds`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while _in_the_framework(self.ident) and loop.time() < until:  # noqa: ASYNC110  # it does not say when
+            await asyncio.sleep(0.001)
+
     def outcome(self) -> Any:
         """What the function returned, or raise what it raised. Only after `ended`."""
         error, self._error = self._error, None
         if error is not None:
             raise error
         return self._result
+
+
+def _in_the_framework(ident: int | None) -> bool:
+    frame = sys._current_frames().get(ident) if ident is not None else None  # noqa: SLF001  # no other way to see one
+    while frame is not None and frame.f_code is not ThreadCall.run.__code__:
+        if str(frame.f_globals.get("__name__")).startswith("orchestrator."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _answer(waiting: concurrent.futures.Future[Any], begin: Callable[[], asyncio.Future[Any]]) -> None:
