@@ -147,7 +147,9 @@ def test_an_intake_that_raises_is_started_again_after_a_pause_that_doubles() -> 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopAsyncIteration])
+@pytest.mark.parametrize(
+    "error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopAsyncIteration, GeneratorExit]
+)
 def test_whatever_an_intake_raises_it_is_started_again(error: type[BaseException]) -> None:
     async def story() -> None:
         clock, calls = FakeClock(), list[float]()

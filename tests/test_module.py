@@ -279,7 +279,7 @@ def test_a_state_type_that_is_not_plain_data_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), SystemExit(3), asyncio.CancelledError(), KeyboardInterrupt()]
+    "error", [ValueError("x"), SystemExit(3), asyncio.CancelledError(), KeyboardInterrupt(), GeneratorExit()]
 )
 def test_stop_runs_once_and_nothing_it_raises_gets_out(error: BaseException) -> None:
     calls = []

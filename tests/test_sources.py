@@ -829,3 +829,62 @@ def test_a_module_without_sources_has_none_to_look_at() -> None:
             assert app.modules["m"].intakes.sources._settled is None
 
     story(run())
+
+
+def test_in_a_thread_a_source_is_neither_attached_nor_detached() -> None:
+    class Threaded(Lines):
+        @handles
+        def begin(self) -> None:
+            self.attach("frame", 1, asyncio.StreamReader())
+
+        @handles(thread=True)
+        def in_a_thread(self) -> list[str]:
+            said = []
+            for source_id in (2, 1):
+                try:
+                    if source_id == 2:
+                        self.attach("frame", source_id, None)
+                    else:
+                        self.detach("frame", source_id)
+                except NotInService as error:
+                    said.append(str(error))
+            return said
+
+    async def run() -> None:
+        async with running({"m": Threaded}) as app:
+            await app.ask("m", "begin")
+            said = await app.ask("m", "in_a_thread")
+            assert [text.partition(" was called in m in a thread; nothing was done")[0] for text in said] == [
+                "attach()",
+                "detach()",
+            ]
+            assert len(app.modules["m"].intakes.sources) == 1
+
+    story(run())
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, OSError])
+def test_whatever_closing_a_source_raises_it_is_gone_and_the_host_goes_on(error: type[BaseException]) -> None:
+    class Stuck(asyncio.StreamReader):
+        def close(self) -> None:
+            raise error
+
+    class Closing(Lines):
+        @handles
+        def begin(self) -> None:
+            self.attach("frame", 1, Stuck())
+
+        @handles
+        def end(self) -> None:
+            self.detach("frame", 1)
+
+    async def run() -> None:
+        async with running({"m": Closing}) as app:
+            await app.ask("m", "begin")
+            await app.ask("m", "end")
+            await idle(app)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert len(app.modules["m"].intakes.sources) == 0
+
+    story(run())

@@ -305,6 +305,11 @@ class ExitsInPrepare(Better):
         raise SystemExit(3)
 
 
+class EndsInPrepare(Better):
+    async def prepare(self) -> None:
+        raise GeneratorExit
+
+
 class HangsInPrepare(Better):
     async def prepare(self) -> None:
         try:
@@ -379,6 +384,7 @@ def misfits(old: dict[str, Any]) -> Any:
 BAD: dict[str, tuple[type[Module[Any]], str, str]] = {
     "prepare raises": (RaisesInPrepare, "release", r"a 1.1.0: prepare\(\) raised ValueError: no licence"),
     "prepare exits": (ExitsInPrepare, "release", r"a 1.1.0: prepare\(\) raised SystemExit: 3"),
+    "prepare raises GeneratorExit": (EndsInPrepare, "release", r"a 1.1.0: .*code raised GeneratorExit"),
     "prepare hangs": (HangsInPrepare, "release", r"a 1.1.0: .*did not end within limits.load_s = 0.3 s"),
     "prepare spins": (
         SpinsInPrepare,

@@ -204,3 +204,20 @@ def test_a_chain_that_leads_nowhere_is_refused_when_it_is_loaded(
 
 def test_a_chain_may_begin_later_than_at_one() -> None:
     assert len(_class(upcasts("order", 4, 5), upcasts("order", 3, 4))().handlers["order"].upcasts) == 2
+
+
+def test_a_check_of_a_body_whose_upcast_raises_is_refused_whatever_it_raises() -> None:
+    class Exits(Plain):
+        @handles
+        def order(self, sku: str, count: int) -> None: ...
+
+        @upcasts("order", 1, 2)
+        def one(self, sku: str) -> dict[str, Any]:
+            raise SystemExit(3)
+
+    async def story() -> None:
+        async with running({"m": Exits}) as app:
+            with pytest.raises(HandlerFailed, match=r"m 1\.0\.0 failed on 'order': SystemExit: 3"):
+                app.modules["m"].check(app.message("order", {"sku": "a"}, ""))
+
+    asyncio.run(story())

@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 from loguru import logger
 
-from livetag import Table, handles, intake, testing
+from livetag import Table, handles, intake, testing, upcasts
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import HandlerFailed
 from orchestrator.runtime.watchdog import SIGNAL, Watchdog
@@ -68,6 +68,14 @@ class Spinner(Plain):
         """One call that no signal gets into, though it is of Python's."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
         time.sleep(5 * STALL_S)
+
+    @handles
+    def order(self, sku: str, count: int) -> None: ...
+
+    @upcasts("order", 1, 2)
+    def one(self, sku: str) -> dict[str, Any]:
+        while True:
+            pass
 
     @handles
     def busy(self) -> None:
@@ -135,9 +143,12 @@ async def watched() -> AsyncIterator[Application]:
             watchdog.stop()
 
 
-@pytest.mark.parametrize(("type_", "body"), [("spin", {}), ("late", {}), ("stubborn", {"times": 2})])
+@pytest.mark.parametrize(
+    ("type_", "body"),
+    [("spin", {}), ("late", {}), ("stubborn", {"times": 2}), ("order", {"sku": "of an older shape"})],
+)
 def test_a_handler_that_does_not_return_fails_and_the_module_serves_on(
-    type_: str, body: dict[str, int]
+    type_: str, body: dict[str, Any]
 ) -> None:
     async def story() -> None:
         async with watched() as app:

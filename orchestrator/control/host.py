@@ -22,7 +22,7 @@ from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until, within
 from orchestrator.runtime.collecting import freeze_the_living
-from orchestrator.runtime.errors import Overrun, QuiesceTimeout
+from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout
 from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
@@ -192,10 +192,10 @@ class _Host:
             await proxy.close("the host stopped")
         for proxy in app.modules.values():
             if proxy.implementation is not None:
-                with suppress(TimeoutError, Overrun):
+                with suppress(TimeoutError, Overrun, ModuleError):
                     await within(app.clock, stepwise(proxy.implementation.stop(), STOP_S), STOP_S)
             for letting_go in (proxy.intakes.sources.close(), proxy.resources.close()):
-                with suppress(TimeoutError, Overrun):
+                with suppress(TimeoutError, Overrun, ModuleError):
                     await within(app.clock, stepwise(letting_go, STOP_S), STOP_S)
         with step("stop.stopped"):
             stopped = saved and self._write(book, HostStopped(clean))

@@ -90,7 +90,7 @@ class Messages:
         message = self._app.message(asked.type, asked.body, "")
         try:
             proxy.check(message)
-        except UnknownMessage as error:
+        except (UnknownMessage, HandlerFailed) as error:
             raise Refused(f"{error}. Nothing was sent.") from None
         except BodyRefused as error:
             implementation = proxy.implementation

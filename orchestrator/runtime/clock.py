@@ -60,7 +60,7 @@ async def sleep_until(clock: Clock, when_s: float) -> None:
 async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:
     """What `work` returns or raises, if it ends within `seconds`.
 
-    Raises ModuleError if it ends by a CancelledError of its own, TimeoutError if it does not end: the work is
+    Raises ModuleError if it ends by a CancelledError or GeneratorExit of its own, TimeoutError if it does not end: the work is
     cancelled, but not waited for, since author code may swallow that.
     """
     task = asyncio.get_running_loop().create_task(work)
@@ -70,6 +70,10 @@ async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> 
         if task.cancelled():  # by itself: a caller who is cancelled does not come here
             raise ModuleError("the author's code raised CancelledError")
         if task.done():
+            if isinstance(
+                error := task.exception(), GeneratorExit
+            ):  # here it would be taken for the end of the caller
+                raise ModuleError("the author's code raised GeneratorExit") from error
             return task.result()
         raise TimeoutError(f"not done in {seconds:g} s")
     finally:

@@ -6,6 +6,8 @@ ends by `TaskExit` instead, which is an error of the task like any other.
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Coroutine, Generator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,6 +79,26 @@ class Guarded(Coroutine[Any, Any, Any]):
     @property
     def cr_running(self) -> bool:
         return bool(getattr(self.inner, "cr_running", False))
+
+
+def runs_now(task: asyncio.Task[Any] | None) -> bool:
+    """Whether the task is the one that runs.
+
+    Of a GeneratorExit it tells whose that is: the author's own; or Python's, which closes a task that is thrown away.
+    """
+    try:
+        return task is not None and asyncio.current_task() is task
+    except RuntimeError:  # no loop runs any more
+        return False
+
+
+def was_cancelled() -> bool:
+    """Whether a CancelledError that author code raised is that of the task it runs in; else it is the author's own.
+
+    Python 3.10 does not tell; there every one counts as the task's.
+    """
+    task = asyncio.current_task()
+    return sys.version_info < (3, 11) or task is None or task.cancelling() > 0
 
 
 def _exit(error: BaseException) -> TaskExit:

@@ -139,8 +139,6 @@ class Implementation:
         self.stopped = True
         try:
             await self.instance.stop()
-        except GeneratorExit:
-            raise
         except BaseException as error:  # noqa: BLE001  # sys.exit() in a version that leaves must not end the host
             logger.bind(module=self.name).warning(
                 "stop() of {} {} raised {}", self.name, self.version, error_text(error)

@@ -256,7 +256,10 @@ class Module(Generic[S]):
         self._attached("attach").attach(name, source_id, source)
 
     def detach(self, name: str, source_id: str | int) -> None:
-        """Read a source no more, and close it; no `name.closed` comes. Nothing happens if it has ended already."""
+        """Read a source no more, and close it; no `name.closed` comes. Nothing happens if it has ended already.
+
+        Raises NotInService before service and in a thread.
+        """
         self._attached("detach").detach(name, source_id)
 
     def sources(self, name: str) -> Mapping[str | int, Any]:

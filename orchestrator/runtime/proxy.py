@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.runtime.errors import (
     AskTimeout,
-    BodyRefused,
     Disabled,
     Leaving,
     MailboxFull,
     NotInService,
 )
-from orchestrator.runtime.failures import bury, is_tick, refused, unknown
+from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
@@ -181,14 +180,17 @@ class ModuleProxy:
         return admitted
 
     def check(self, message: Message) -> None:
-        """Would the version in service take this message? Raises UnknownMessage or BodyRefused; nothing is handled."""
+        """Would the version in service take this message? Nothing is handled.
+
+        Raises UnknownMessage, BodyRefused; HandlerFailed if the author's code that reads the body (an upcast) raises.
+        """
         handler = self.handlers.get(message.type) if is_authors(message.type) else None
         if handler is None:
             raise unknown(self, message)
         try:
             handler.arguments(message)
-        except BodyRefused as error:
-            raise refused(self, message, error) from None
+        except BaseException as error:  # noqa: BLE001  # outside a unit, too, sys.exit() there is not the host's end
+            raise failure_of(self, message, error) from None
 
     async def post(self, message: Message, timeout_s: float) -> None:
         """Accept a message from outside; returns once it is accepted.

@@ -14,6 +14,7 @@ from loguru import logger
 
 from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.errors import error_text
+from orchestrator.runtime.guard import runs_now
 from orchestrator.runtime.loader import author_line
 from orchestrator.runtime.plain import check_body
 
@@ -135,8 +136,8 @@ class Reader:
                 continue
             except BaseException as error:  # an intake that raises is restarted, whatever it raised
                 self._interruptible = False
-                if isinstance(error, GeneratorExit):
-                    raise
+                if isinstance(error, GeneratorExit) and not runs_now(self.task):
+                    raise  # the loop throws the task away
                 end = self._end_of(error)
                 if end is None:
                     await self._restart_later(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from orchestrator.runtime.errors import ModuleError, Overrun, ResourceAbsent, error_text
+from orchestrator.runtime.guard import was_cancelled
 from orchestrator.runtime.loader import author_line
 from orchestrator.runtime.own_code import own_code_in
 
@@ -145,9 +146,10 @@ async def _let_go(held: Iterable[Held], name: str) -> None:
     for each in held:
         try:
             await each.let_go()
-        except (asyncio.CancelledError, GeneratorExit, Overrun):
-            raise
-        except BaseException as error:  # noqa: BLE001  # one that cannot be closed must not keep the others open
+        except BaseException as error:  # one that cannot be closed must not keep the others open
+            cut = isinstance(error, asyncio.CancelledError) and was_cancelled()
+            if cut or isinstance(error, (GeneratorExit, Overrun)):
+                raise
             logger.bind(module=name).warning(
                 "closing {} of {} raised {}", type(each.value).__name__, name, error_text(error)
             )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from orchestrator.runtime.clock import look_away
-from orchestrator.runtime.errors import error_text
+from orchestrator.runtime.errors import Overrun, error_text
+from orchestrator.runtime.guard import runs_now, was_cancelled
 from orchestrator.runtime.message import TIMER_MARK, Message
 from orchestrator.runtime.reader import Reader
 from orchestrator.runtime.resources import close_object
@@ -88,7 +89,10 @@ class SourceReader(Reader):
         source, self.source = self.source, None
         try:
             await close_object(source)
-        except Exception as error:  # noqa: BLE001  # it is gone in any case
+        except BaseException as error:  # it is gone in any case
+            cut = isinstance(error, asyncio.CancelledError) and was_cancelled()
+            if cut or isinstance(error, (GeneratorExit, Overrun)):
+                raise
             logger.bind(module=self.proxy.name).debug("closing {}: {}", self.label, error_text(error))
 
     # -- its task ----------------------------------------------------------------------------------------------
@@ -124,9 +128,9 @@ class SourceReader(Reader):
         opening, self.source = self.source, None
         try:
             self.source = await opening  # type: ignore[misc]  # it was seen to be awaitable
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001  # whatever it raises: this source has ended before it began
+        except BaseException as error:  # whatever it raises: this source has ended before it began
+            if isinstance(error, GeneratorExit) and not runs_now(self.task):
+                raise  # the loop throws the task away
             await self._ended(self._left or f"it could not be opened: {error_text(error)}")
             return False
         finally:

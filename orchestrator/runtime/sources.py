@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from threading import get_ident
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class Sources:
 
     def attach(self, name: str, id_: SourceId, source: object) -> None:
         """Read this source from now on. Raises SourceRefused, NotInService."""
+        self._refuse_in_thread("attach")
         implementation, module = self.proxy.implementation, self.proxy.name
         if implementation is None or self._stopped:
             raise NotInService(f"{module} is stopping and takes no more sources; close {id_!r} yourself.")
@@ -77,7 +79,8 @@ class Sources:
             reader.pause()
 
     def detach(self, name: str, id_: SourceId) -> None:
-        """Read it no more and close it; nothing happens if it is gone already."""
+        """Read it no more and close it; nothing happens if it is gone already. Raises NotInService in a thread."""
+        self._refuse_in_thread("detach")
         reader = self._readers.get(name, {}).get(id_)
         if reader is not None:
             self.forget(reader)
@@ -85,6 +88,13 @@ class Sources:
             task = asyncio.get_running_loop().create_task(reader.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _refuse_in_thread(self, what: str) -> None:
+        if get_ident() != self.proxy.app.thread:
+            raise NotInService(
+                f"{what}() was called in {self.proxy.name} in a thread; nothing was done. The event loop reads sources: "
+                f"send a message to a handler of {self.proxy.name}'s own that calls {what}()."
+            )
 
     def objects(self, name: str) -> Mapping[SourceId, Any]:
         """Id → source, of all that one intake reads; a view that follows what comes and goes."""

@@ -24,6 +24,7 @@ from orchestrator.runtime.places import place_on_stack
 from orchestrator.runtime.pump import Pump
 from orchestrator.runtime.reader import Reader
 from orchestrator.runtime.table_store import TableStore
+from orchestrator.runtime.upcasts import Upcasting
 from orchestrator.runtime.whose import unit_on_stack
 
 SIGNAL = signal.SIGUSR2
@@ -37,6 +38,7 @@ _CALLS = frozenset(
         Guarded.send.__code__,
         Guarded.throw.__code__,
         Reader._run.__code__,  # noqa: SLF001
+        Upcasting._walk.__code__,  # noqa: SLF001
     }
 )
 #: The same with code of the framework's between: a record that the sweep takes up.

@@ -16,7 +16,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
-from orchestrator.runtime.errors import ModuleError, Overrun
+from orchestrator.runtime.errors import ModuleError, Overrun, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line
 from orchestrator.runtime.message import Message
@@ -347,6 +347,10 @@ class Participant:
         except (TimeoutError, Overrun):
             logger.bind(module=self.name).warning(
                 "{} of {} {} did not end within {:g} s", what, self.name, version, self.limits.load_s
+            )
+        except Exception as error:  # noqa: BLE001  # it leaves in any case
+            logger.bind(module=self.name).warning(
+                "{} of {} {} raised {}", what, self.name, version, error_text(error)
             )
 
 
