@@ -159,7 +159,8 @@ class Deployments:
             upgrader.book.ledger, refs, module=asked.module, txn=asked.txn, only=asked.only, to=asked.to
         )
         if asked.dry_run:
-            return shown(rollback)
+            plan = {} if rollback.commands else {"plan": await self._plans.of_rollback(rollback)}
+            return {**shown(rollback), **plan}
         if not asked.reason:
             raise Refused(
                 "A rollback needs a reason; the next reader of the history has only that. Add --reason TEXT."

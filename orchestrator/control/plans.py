@@ -19,11 +19,12 @@ from orchestrator.runtime.application import Application
 from orchestrator.upgrade.lookahead import Foresight, looking_ahead, refs_with
 from orchestrator.upgrade.planner import Outlook
 from orchestrator.upgrade.preview import Forecast
+from orchestrator.upgrade.rollback import Rollback
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import View, verdict
 from repo_store.manifest import HostConfig
 from repo_store.overlay import git_directory
-from repo_store.release import RefMap, parse_tag
+from repo_store.release import RefMap, TagRef, parse_tag
 
 
 class _Plan(msgspec.Struct):
@@ -85,6 +86,18 @@ class Plans:
         if rows and over:
             rows[0]["text"] = "\n".join([rows[0]["text"], *over])
         return {"tags": rows}
+
+    async def of_rollback(self, rollback: Rollback) -> object:
+        """What a rollback by tags would do, as a plan: state steps, what is lost, the pause to expect. Nothing is moved."""
+        upgrader = self._upgrader
+        ledger = upgrader.book.ledger
+        quarantine = {key: held for key, held in ledger.quarantine.items() if key not in rollback.lifted}
+        tags = {step.tag.name: TagRef(step.tag, step.commit_id, step.commit_id) for step in rollback.steps}
+        refs = {**await upgrader.repository.refs(), **tags}
+        async with self._one, looking_ahead(upgrader.repository) as ahead:
+            lifted = replace(ledger, quarantine=quarantine)
+            _, forecasts = await self._foresight.look(ahead, refs, lifted, list(tags), by_hand=True)
+        return plan_facts.document(forecasts, [])
 
     def _said(self, tag: str, outlook: Outlook, forecasts: Sequence[Forecast]) -> Said:
         """What is, or would be, true of the tag."""

@@ -85,13 +85,17 @@ class Foresight:
         tags: Collection[str] = (),
         *,
         trial: bool = True,
+        by_hand: bool = False,
     ) -> tuple[Outlook, list[Forecast]]:
         """What would be done for these refs, and for `tags` in detail; with `trial`, what can go is tried out.
+
+        `by_hand`: the tags are one transaction, and go through a hold.
 
         Nothing in service, no ref, no record and no stage is changed. Raises StoreError.
         """
         async with giving_way():
-            outlook = await self._planner.over(ahead).look(refs, ledger)
+            together, held = ([frozenset(tags)], tags) if by_hand else ((), ())
+            outlook = await self._planner.over(ahead).look(refs, ledger, together, held)
             found = []
             for kind, number, group in groups_of(outlook.plan, tags):
                 tried = (

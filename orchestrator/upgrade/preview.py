@@ -162,6 +162,9 @@ def _way_back(name: str, before: Entry, after: Entry) -> str:
 
 def _trial_checks(group: Group, seen: Seen) -> Iterable[Check]:
     for change in group.changes:
+        if change.after is None:
+            why = "its state is kept with its Tables, and given back if it returns; what waits for it is a dead letter"
+            yield Check(f"{change.name}: leaves", True, why)
         tried = seen.tried.get(change.name)
         if tried is None:
             continue
@@ -181,7 +184,10 @@ def _loss_check(name: str, before: Entry, after: Entry, tried: Tried) -> Check:
     if tried.lost is None:
         found = f"what that loses is not known: {name} {before.version} has no steps up from {after.state_version}"
     elif tried.lost:
-        found = f"what state version {after.state_version} cannot hold is lost: {', '.join(tried.lost)}"
+        found = (
+            f"what state version {after.state_version} cannot hold is lost, and kept nowhere: {', '.join(tried.lost)}. "
+            f"To have it, first: livetag state {name} --export FILE"
+        )
     else:
         found = "nothing is lost"
     return Check(f"{name}: going back {down}", True, found)

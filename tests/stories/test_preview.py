@@ -138,6 +138,7 @@ CASES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...], int]] = {
 PUSHED = "A push with -o plan"
 TODAY = "A tag that is live"
 LATER = "A way back to an older release"
+ROLLBACK = "A rollback, shown before it is done"
 QUARANTINED = "A commit that is in quarantine"
 UNTRIED = "A plan without its trial"
 WITHOUT_TAG = "A plan of all that the tags ask for"
@@ -153,7 +154,7 @@ ORDER = (
     WAITING,
     TODAY,
     WITHOUT_TAG,
-    LATER,
+    LATER, ROLLBACK,
     QUARANTINED,
     HELD,
     DRIFT,
@@ -365,6 +366,14 @@ def test_a_way_back_is_planned_like_any_other_release(tmp_path: Path) -> None:
         assert footprint(deployment) == before
         assert deployment.status()["modules"]["counter"]["commit"] == second
         story.told(LATER, "livetag plan --repo <clone> counter/v1.2.0", done)
+
+        assert deployment.livetag("hold", "counter", "--reason", "the exam runs").returncode == 0
+        before = at_rest(deployment)
+        preview = deployment.livetag("rollback", "--dry-run")
+        assert preview.returncode == 0, preview.stderr
+        assert footprint(deployment) == before
+        story.told(ROLLBACK, "livetag rollback --dry-run", preview)
+        assert deployment.livetag("unhold", "counter").returncode == 0
 
         deployment.work.git("tag", "-d", "counter/v1.2.0")
         deployment.write("counter", UNFIT)

@@ -55,12 +55,13 @@ def plan(
     if as_json:
         print_json(facts)
     else:
-        _show(found)
+        show_plan(found)
     if not found.ok:
         raise typer.Exit(REFUSED)
 
 
-def _show(found: Plan) -> None:
+def show_plan(found: Plan) -> None:
+    """Print a plan: its transactions in their order, each with its steps, checks and pause."""
     shown = {tag for each in found.transactions for tag in each.by}
     for tag in found.tags:
         if tag.tag not in shown:

@@ -8,9 +8,11 @@ from orchestrator.control.cli.deploy import finish
 from orchestrator.control.cli.facts import show_facts
 from orchestrator.control.cli.failures import Failure, Usage
 from orchestrator.control.cli.options import DEPLOY, Dir, Json
+from orchestrator.control.cli.plan import show_plan
 from orchestrator.control.cli.reason import on_terminal, question
 from orchestrator.control.cli.screen import print_json
-from orchestrator.control.cli.session import UPGRADE_S, Session
+from orchestrator.control.cli.session import UPGRADE_S, Session, view
+from orchestrator.control.cli.views import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +51,7 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
         asked["only"] = True
     if dry_run:
         preview = _preview(session, asked)
-        print_json(preview) if as_json else show_facts(preview)
+        print_json(preview) if as_json else _show(preview)
         return
     if as_json or not on_terminal():
         if not reason:
@@ -57,7 +59,7 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
                 "rollback needs --reason TEXT where nobody can be asked. See what it does with --dry-run."
             )
     else:
-        show_facts(_preview(session, asked))
+        _show(_preview(session, asked))
         reason = _agreed(reason)
     facts = session.ask("rollback", {**asked, "reason": reason, "dry_run": False}, timeout_s=UPGRADE_S)
     finish(facts, as_json=as_json)
@@ -65,6 +67,16 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
 
 def _preview(session: Session, asked: dict[str, object]) -> object:
     return session.ask("rollback", {**asked, "dry_run": True}, timeout_s=UPGRADE_S)
+
+
+def _show(preview: object) -> None:
+    """The rollback, and as a plan what it would do, lose and cost."""
+    if not isinstance(preview, dict):
+        show_facts(preview)
+        return
+    show_facts({key: value for key, value in preview.items() if key != "plan"})
+    if "plan" in preview:
+        show_plan(view(preview["plan"], Plan))
 
 
 def _agreed(reason: str | None) -> str:
