@@ -13,7 +13,7 @@ from orchestrator.runtime.table_image import TableImage, records_of, sample
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
-from orchestrator.upgrade.trial_worker import Rehearsal
+from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.manifest import ModuleManifest
 from tests.table_kit import One, Two, begin, records
 from tests.test_trial import SMALL, staged

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, describe, trial
 from orchestrator.upgrade.trial_child import children_of
-from orchestrator.upgrade.trial_worker import Rehearsal
+from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import Limits, ModuleManifest, TrialSection
 

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import trial
-from orchestrator.upgrade.trial_worker import Rehearsal
+from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.manifest import Limits, ModuleManifest, TrialSection
 
 HEAD = """

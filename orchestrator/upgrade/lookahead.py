@@ -19,6 +19,7 @@ from orchestrator.runtime.errors import ModuleError
 from orchestrator.runtime.give_way import giving_way
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.upgrade.candidate import Candidate, Problem
+from orchestrator.upgrade.copies import table_sample
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.participant import KeptState, Participant
@@ -117,9 +118,12 @@ class Foresight:
         async def one(change: Change, candidate: Candidate) -> Tried:
             async with places:
                 tried = await self._try_out(change, candidate)
-                if tried.on != "leaving" or tried.problem is not None or change.name not in ledger.table:
+                if tried.problem is not None or change.name not in ledger.table:
                     return tried
-                return await self._going_back(tried, change, ledger.table[change.name], ahead)
+                tables = self._tables_going_down(change, candidate)
+                if tried.on != "leaving" and not tables:
+                    return tried
+                return await self._going_back(tried, change, ledger.table[change.name], ahead, tables)
 
         wanted = {
             c.name: one(c, candidate)
@@ -146,7 +150,19 @@ class Foresight:
             self._state_for(participant, after), sum(report.seconds.values()), report.migration_s, report.lost
         )
 
-    async def _going_back(self, tried: Tried, change: Change, live: Entry, ahead: Repository) -> Tried:
+    def _tables_going_down(self, change: Change, candidate: Candidate) -> dict[str, int]:
+        """The Tables of which the release has an older version than the one in service, with that version."""
+        declared = candidate.description.tables if candidate.description is not None else {}
+        live = self._app.modules[change.name].tables.live if change.name in self._app.modules else {}
+        return {
+            name: table.version
+            for name, table in declared.items()
+            if name in live and table.version < live[name].version
+        }
+
+    async def _going_back(
+        self, tried: Tried, change: Change, live: Entry, ahead: Repository, tables: Mapping[str, int]
+    ) -> Tried:
         """What the steps down find, which are in the version that would leave: it is staged and tried for them."""
         after, old = change.after, self._app.modules[change.name].implementation
         if after is None or old is None:
@@ -155,12 +171,15 @@ class Foresight:
             folder, manifest = await ahead.staged(live)
             source = StagedSource(folder, live, manifest, resolve_config(live.config), self._limits)
             state = old.blueprint.state_version, PLAIN_STATE.encode(old.state)
-            report = await source.go_back(state, after.state_version)
+            records = table_sample(self._app.modules[change.name].tables, None) if tables else ()
+            down = min(after.state_version, state[0])  # a Table may go down where the state goes up
+            report = await source.go_back(state, down, records, tables)
         except (UpgradeError, ModuleError) as error:
             return replace(tried, problem=Problem(str(error), "release"))
         except StoreError:  # its commit is gone from the repository: nothing is measured, and that is said
-            return tried
-        return replace(tried, migration_s=report.migration_s, lost=report.lost)
+            return replace(tried, down=True)
+        took = report.migration_s if tried.on == "leaving" else tried.migration_s
+        return replace(tried, migration_s=took, lost=report.lost, down=True)
 
     def _state_for(self, participant: Participant, after: Entry) -> TrialState:
         """On which state a trial of this participant runs."""

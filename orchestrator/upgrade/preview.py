@@ -30,7 +30,8 @@ class Tried:
     """What the trial of one module found: how long it took, the migration's time, what the way back loses.
 
     `on` says on which state: `"live"` a copy of the one in service, `"first"` its own first one, `"leaving"` its own
-    first one though there is a newer state, whose steps down are in the version that would leave.
+    first one though there is a newer state, whose steps down are in the version that would leave. `down`: the state, or
+    a Table, would go down, and `lost` is what that loses.
     """
 
     on: TrialState = "first"
@@ -38,6 +39,7 @@ class Tried:
     migration_s: float | None = None
     lost: tuple[str, ...] | None = None
     problem: Problem | None = None
+    down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,10 @@ def _completed(group: Group, seen: Seen) -> Iterable[Check]:
         _way_back(c.name, c.before, c.after): words.way_back(c, tried.lost)
         for c in group.changes
         if c.before is not None and c.after is not None
-        if (tried := seen.tried.get(c.name)) is not None and tried.lost is not None and tried.on == "live"
+        if (tried := seen.tried.get(c.name)) is not None
+        and tried.lost is not None
+        and tried.on == "live"
+        and not tried.down
     }
     for check in group.checks:
         yield replace(check, why=known.pop(check.what)) if check.ok and check.what in known else check
@@ -174,23 +179,25 @@ def _trial_checks(group: Group, seen: Seen) -> Iterable[Check]:
             continue
         on = "on a copy of the state" if tried.on == "live" else "as at a first start"
         yield Check(what, True, f"passed in {tried.seconds:.2f} s, {on}")
-        if tried.on == "leaving" and change.before is not None and change.after is not None:
+        if (tried.on == "leaving" or tried.down) and change.before is not None and change.after is not None:
             yield _loss_check(change.name, change.before, change.after, tried)
 
 
 def _loss_check(name: str, before: Entry, after: Entry, tried: Tried) -> Check:
     """What going back to an older state loses, found with the steps of the version that would leave."""
-    down = f"{before.state_version}→{after.state_version}"
+    states = (
+        f" {before.state_version}→{after.state_version}" if after.state_version < before.state_version else ""
+    )
     if tried.lost is None:
-        found = f"what that loses is not known: {name} {before.version} has no steps up from {after.state_version}"
+        found = f"what that loses is not known: {name} {before.version} has no steps up again"
     elif tried.lost:
         found = (
-            f"what state version {after.state_version} cannot hold is lost, and kept nowhere: {', '.join(tried.lost)}. "
-            f"To have it, first: livetag state {name} --export FILE"
+            f"what {after.version} cannot hold is lost, and kept nowhere: {', '.join(tried.lost)}. Keep it first: "
+            f"livetag state {name} --export FILE"
         )
     else:
         found = "nothing is lost"
-    return Check(f"{name}: going back {down}", True, found)
+    return Check(f"{name}: going back{states}", True, found)
 
 
 def _budget_check(group: Group, seen: Seen) -> Iterable[Check]:

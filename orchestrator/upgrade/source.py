@@ -17,7 +17,7 @@ from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.participant import Code, Incoming
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.trial import TrialReport, trial
-from orchestrator.upgrade.trial_worker import Rehearsal
+from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.manifest import ModuleManifest, TrialSection
 
 T = TypeVar("T")
@@ -49,9 +49,18 @@ class StagedSource:
         """Import, construct, migrate, prepare and self-test in a child under limits. Raises TrialFailed."""
         return await self._try(state, open_keys, tables)
 
-    async def go_back(self, state: tuple[int, bytes], version: int) -> TrialReport:
-        """Run this release's steps down to a state version in a child, and nothing else. Raises TrialFailed."""
-        return await self._try(state, {}, back_to=version)
+    async def go_back(
+        self,
+        state: tuple[int, bytes],
+        version: int,
+        tables: Sequence[TableImage] = (),
+        table_versions: Mapping[str, int] | None = None,
+    ) -> TrialReport:
+        """Run this release's steps down to a state version in a child, and nothing else. Raises TrialFailed.
+
+        `tables`: a sample of its records, of which those of `table_versions` go down too.
+        """
+        return await self._try(state, {}, tables, back_to=version, tables_back_to=table_versions)
 
     async def _try(
         self,
@@ -60,6 +69,7 @@ class StagedSource:
         tables: Sequence[TableImage] = (),
         *,
         back_to: int | None = None,
+        tables_back_to: Mapping[str, int] | None = None,
     ) -> TrialReport:
         version, data = state if state is not None else (1, None)
         rehearsal = Rehearsal(
@@ -72,6 +82,7 @@ class StagedSource:
             way_back=not self._manifest.one_way,
             back_to=back_to,
             tables=tuple(tables),
+            tables_back_to=dict(tables_back_to or {}),
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 

@@ -22,7 +22,7 @@ import msgspec
 
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial_child import Ending, children_of
-from orchestrator.upgrade.trial_worker import CALLS, ChildLimits, Rehearsal, Report, Request, limit_name
+from orchestrator.upgrade.trial_protocol import CALLS, ChildLimits, Rehearsal, Report, Request, limit_name
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import ModuleManifest, TrialSection
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from orchestrator.upgrade import trial_worker
-from orchestrator.upgrade.trial_worker import LOADING, Report, Request
+from orchestrator.upgrade.trial_protocol import LOADING, Report, Request
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 OUTPUT_KEPT = 2_000

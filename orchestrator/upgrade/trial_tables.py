@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.implementation import Implementation
@@ -48,6 +48,25 @@ def lost_in_tables(
         if older:
             found = lost_in_table(live.type, max(older), _records(tables, live.type), implementation.loaded)
             lost = lost if found is None else [*(lost or ()), *found]
+    return lost
+
+
+def lost_below(
+    implementation: Implementation, images: Sequence[TableImage], versions: Mapping[str, int]
+) -> list[str] | None:
+    """What records of this release lose when its tables go down to these versions; None if no steps lead there and up.
+
+    Raises StateInvalid if a step raises.
+    """
+    lost: list[str] = []
+    for name, older in versions.items():
+        type_ = implementation.blueprint.tables[name]
+        mine = [image for image in images if (image.name, image.version) == (name, type_.version)]
+        records = (record for image in mine for record in records_of(image))
+        found = lost_in_table(type_, older, records, implementation.loaded)
+        if found is None:
+            return None
+        lost += found
     return lost
 
 

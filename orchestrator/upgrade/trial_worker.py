@@ -6,13 +6,8 @@ prints goes elsewhere, and whatever it does to this process is seen by the keepe
 
 import asyncio
 import contextlib
-import ctypes
-import faulthandler
 import inspect
-import math
 import os
-import resource
-import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,82 +23,16 @@ from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
-from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.emits import scan_folder
-from orchestrator.upgrade.trial_tables import lost_in_tables, rehearse_tables
-
-LOADING = frozenset(
-    {"start", "import", "construct", "initial_state", "migrate", "tables", "resources", "prepare"}
-)
-"""The steps that the release's own `load_s` bounds; the others are bounded by the host's trial time."""
+from orchestrator.upgrade.trial_confinement import confine, watch_faults
+from orchestrator.upgrade.trial_protocol import CALLS, LOADING, Rehearsal, Report, Request, limit_name
+from orchestrator.upgrade.trial_tables import lost_below, lost_in_tables, rehearse_tables
 
 EXIT_SPEECHLESS = 71
 WALKED_BYTES_MAX = 256 * 1024
 FIRST_STATE_BYTES_MAX = 1024 * 1024
-_PR_SET_PDEATHSIG = 1
-
-
-class ChildLimits(msgspec.Struct, frozen=True):
-    """What the process may use: address space, seconds until prepared, seconds in all."""
-
-    memory_mb: int = 4096
-    load_s: float = 10.0
-    time_s: float = 20.0
-
-
-class Rehearsal(msgspec.Struct, frozen=True):
-    """What a trial does beyond describing: who the module is, and the state it would start from.
-
-    `state` is msgpack of a state of `state_version`; None is a first start. `way_back`: a state that is migrated up
-    is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
-    version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
-    to that state version is run, as if an older release took this one's place. `tables`: a sample
-    of its records.
-    """
-
-    name: str
-    version: str
-    config: dict[str, Any]
-    state: bytes | None = None
-    state_version: int = 1
-    way_back: bool = True
-    open_keys: dict[str, bytes] = {}
-    back_to: int | None = None
-    tables: tuple[TableImage, ...] = ()
-
-
-class Request(msgspec.Struct, frozen=True):
-    """One trial: which staged folder, its top-level packages, and what to do with it."""
-
-    folder: str
-    tops: tuple[str, ...]
-    package: str
-    entry: str | None
-    limits: ChildLimits
-    rehearsal: Rehearsal | None = None
-
-
-class Report(msgspec.Struct, frozen=True):
-    """The worker's own word: what failed, or the description and how long each step took.
-
-    `migration_s` is the migration as the switch would do it. `lost` are the fields that a way back would lose, None
-    if there was none to try. `first_state` is what `initial_state()` gave, as msgpack, on a first start.
-    """
-
-    failed: str | None = None
-    description: bytes = b""
-    seconds: dict[str, float] = {}
-    migration_s: float | None = None
-    lost: tuple[str, ...] | None = None
-    first_state: bytes | None = None
-
-
-def limit_name(step: str, limits: ChildLimits) -> str:
-    """What the limit of a step is called where its value comes from."""
-    own = step in LOADING and limits.load_s <= limits.time_s
-    return "limits.load_s" if own else "the host's trial.time_s"
 
 
 def _misses_resource(error: BaseException | None) -> bool:
@@ -125,8 +54,8 @@ def run(request: Request, answer: int, output: int, faults: int) -> NoReturn:
     me = os.getpid()
     exit_now = os._exit
     try:
-        _confine(request.limits, output)
-        _watch_faults(faults)
+        confine(request.limits, output)
+        watch_faults(faults)
         report = worker.work()
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt are failures of the release here
         report = worker.failure(error)
@@ -135,34 +64,6 @@ def run(request: Request, answer: int, output: int, faults: int) -> NoReturn:
             worker.say(report)
             exit_now(0)
     exit_now(EXIT_SPEECHLESS)
-
-
-def _confine(limits: ChildLimits, output: int) -> None:
-    """Give the process a session, limits, and no way to reach the host's terminal or streams."""
-    os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # the keeper's death is ours
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    memory = limits.memory_mb << 20
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    cpu_s = math.ceil(limits.time_s) * (os.cpu_count() or 1) + 5
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _watch_faults(faults: int) -> None:
-    """Have the Python stack written down when the process dies of C code, is asked, or leaves by os._exit."""
-    faulthandler.enable(faults)
-    faulthandler.register(signal.SIGUSR1, faults)
-    leave = os._exit
-
-    def leave_traced(status: int) -> NoReturn:
-        faulthandler.dump_traceback(faults)
-        leave(status)
-
-    os._exit = leave_traced
 
 
 class _Worker:
@@ -273,7 +174,12 @@ class _Worker:
         began = time.perf_counter()
         migrate(state, down, PLAIN_STATE)
         self._migration_s = time.perf_counter() - began
-        self._lost = self._lost_going_back(implementation, rehearsal, state, target)
+        lost = self._lost_going_back(implementation, rehearsal, state, target) if down else ()
+        if rehearsal.tables_back_to:
+            self.step("tables_back")
+            of_tables = lost_below(implementation, rehearsal.tables, rehearsal.tables_back_to)
+            lost = None if lost is None or of_tables is None else (*lost, *of_tables)
+        self._lost = lost
 
     def _records(self, implementation: Implementation, rehearsal: Rehearsal) -> ModuleTables:
         """A sample of its tables' records, in its own shape."""
@@ -372,19 +278,3 @@ def _small(state: object) -> bytes | None:
     """The state as msgpack, unless it is too large to be told."""
     data = PLAIN_STATE.encode(state)
     return data if len(data) <= FIRST_STATE_BYTES_MAX else None
-
-
-CALLS = {
-    "import": "its import",
-    "construct": "its construction",
-    "initial_state": "initial_state()",
-    "migrate": "the migration of a copy of the state",
-    "tables": "the migration of a sample of its records",
-    "tables_back": "the way back, tried on a sample of its records,",
-    "way_back": "the way back, tried on a copy of the state,",
-    "resources": "@resource",
-    "prepare": "prepare()",
-    "take_over": "take_over()",
-    "self_test": "self_test()",
-    "stop": "stop()",
-}

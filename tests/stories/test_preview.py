@@ -154,7 +154,8 @@ ORDER = (
     WAITING,
     TODAY,
     WITHOUT_TAG,
-    LATER, ROLLBACK,
+    LATER,
+    ROLLBACK,
     QUARANTINED,
     HELD,
     DRIFT,
@@ -384,6 +385,53 @@ def test_a_way_back_is_planned_like_any_other_release(tmp_path: Path) -> None:
         story.told(QUARANTINED, "livetag plan --repo <clone> counter/v1.3.0", done)
         if prose.updating():
             prose.write(story.found, ORDER, FILE, HEAD)
+
+
+def test_a_rollback_says_what_the_records_of_a_table_lose(tmp_path: Path) -> None:
+    first = """
+        from typing import TypedDict
+        from livetag import Module, Table, handles
+
+        class Record(TypedDict):
+            hops: int
+
+        class Routes(Module):
+            routes: Table[str, Record] = Table(version=1)
+
+            def initial_state(self) -> dict:
+                return {}
+
+            @handles
+            def put(self, key: str) -> None:
+                self.routes[key] = {"hops": 1}
+        """
+    second = (
+        (
+            first.replace("hops: int", "hops: int\n            note: str")
+            .replace("Table(version=1)", "Table(version=2)")
+            .replace('{"hops": 1}', '{"hops": 1, "note": "far"}')
+        )
+        + """
+        @Routes.migrates("routes", 1, 2)
+        def up(key: str, old: dict) -> Record:
+            return {**old, "note": ""}
+
+        @Routes.migrates("routes", 2, 1)
+        def down(key: str, new: Record) -> dict:
+            return {"hops": new["hops"]}
+        """
+    )
+    with hosted(tmp_path) as deployment:
+        deployment.deploy("routes/v1.0.0", routes=first)
+        deployment.deploy("routes/v1.1.0", routes=second)
+        deployment.ask("routes", "put", key="a")
+        preview = deployment.livetag("rollback", "routes", "--dry-run")
+        assert (
+            "what 1.0.0 cannot hold is lost, and kept nowhere: routes.note. Keep it first" in preview.stdout
+        )
+        assert "way back" not in preview.stdout
+        assert deployment.livetag("rollback", "routes", "--reason", "test").returncode == 0
+        assert deployment.call("plan", tags=["routes/v1.1.1"])["ok"]
 
 
 def test_what_persons_have_said_is_shown_in_a_plan(tmp_path: Path) -> None:
