@@ -231,6 +231,7 @@ class Pump:
                 everything_left = self._end(message, failure)
                 if proxy.mailbox.queue or not everything_left:
                     self.rouse()  # a message that came while we ran, or an output that the pump waits with
+            failure = None  # it holds this frame: a circle that would hold the version, too
 
     def _end(self, message: Message, failure: ModuleError | None) -> bool:
         """End the unit: what it gave out leaves, then the next may begin; False: an output waits for room first."""

@@ -245,13 +245,17 @@ class UpgradeTransaction:
         ):
             for participant in self._participants:
                 self._author_step = f"{participant.label}: {name}"
+                failure = None
                 try:
                     getattr(participant, step)()
                 except Overrun:
                     raise
                 except BaseException as error:  # noqa: BLE001  # SystemExit in take_over() is a no, not the host's end
                     failure = switch_failure(participant, name, error)
-                    raise VoteRefused(f"{participant.label}: {failure}") from None
+                if (
+                    failure is not None
+                ):  # not above: it would hold the author's error, whose frames hold the version
+                    raise VoteRefused(f"{participant.label}: {failure}")
 
     # -- phase two: the decision -------------------------------------------------------------------------------
 
