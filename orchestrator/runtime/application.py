@@ -13,6 +13,7 @@ from typing import Any
 from loguru import logger
 
 from orchestrator.runtime.clock import Clock, LoopClock
+from orchestrator.runtime.closing import Closing
 from orchestrator.runtime.errors import MailboxFull
 from orchestrator.runtime.events import EventManager, Subscription
 from orchestrator.runtime.letters import DeadLetters
@@ -80,6 +81,7 @@ class Application:
         self.letters = DeadLetters()
         self.ownership = TaskOwnership()
         self.threads = Threads()
+        self.closing = Closing()
         self.overdue = Overdue(self)
         self.modules: Mapping[str, ModuleProxy] = {}
         self.quiesce: Quiesce[Any] | None = (

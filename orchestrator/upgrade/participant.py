@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -153,6 +154,9 @@ class Participant:
         """
         if self.incoming is None:
             return None
+        await self.app.closing.over(
+            self.name
+        )  # a port that a version before had is open until that has stopped
         state = state_copy(self.change, self.old, self._kept)
         tables = table_sample(self.proxy.tables, self._kept)
         return await self.incoming.source.try_out(state, self.proxy.resources.keys(), tables)
@@ -316,17 +320,8 @@ class Participant:
         self._tables, self._tables_before, self._shards = None, ModuleTables(), {}
         if leaving is None:
             return None
-        if committed:
-            await self.proxy.intakes.sources.settled()
-        await self._end("stop()", leaving.stop(), leaving.version)
-        resources = self.proxy.resources
-        if removed:
-            await self._end("closing the sources", self.proxy.intakes.sources.close(), leaving.version)
-            await self._end("closing the resources", resources.close(), leaving.version)
-        elif committed:
-            await self._end("closing the resources", resources.close_unused(), leaving.version)
-        elif opening is not None:
-            await self._end("closing the resources", opening.undo(), leaving.version)
+        with self.app.closing.of(self.name) if leaving.blueprint.resources else nullcontext():
+            await self._end_all(leaving, opening, committed=committed, removed=removed)
         if removed:  # closed, and its state is kept: nobody comes back to this proxy
             self.proxy.implementation = None
             converters, self.proxy.tables = self.proxy.tables.kept, ModuleTables()
@@ -339,6 +334,22 @@ class Participant:
         elif leaving.loaded is not None:
             leaving.loaded.unload()
         return remains
+
+    async def _end_all(
+        self, leaving: Implementation, opening: Opening | None, *, committed: bool, removed: bool
+    ) -> None:
+        """Stop a version that leaves, and close what nobody uses any more."""
+        if committed:
+            await self.proxy.intakes.sources.settled()
+        await self._end("stop()", leaving.stop(), leaving.version)
+        resources = self.proxy.resources
+        if removed:
+            await self._end("closing the sources", self.proxy.intakes.sources.close(), leaving.version)
+            await self._end("closing the resources", resources.close(), leaving.version)
+        elif committed:
+            await self._end("closing the resources", resources.close_unused(), leaving.version)
+        elif opening is not None:
+            await self._end("closing the resources", opening.undo(), leaving.version)
 
     async def _end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
         """Let author code of a version that leaves run to its end, or say that it did not in time."""
