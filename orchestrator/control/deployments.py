@@ -138,7 +138,12 @@ class Deployments:
                 f"{asked.tag} is not in quarantine; nothing was changed. livetag plan {asked.tag} says what it is."
             )
         await self._upgrader.lift(keys, "livetag retry", "asked for")
-        return await self._outcomes([asked.tag], emit, wait=asked.wait)
+        answer = await self._outcomes([asked.tag], emit, wait=asked.wait)
+        said = self._verdict(asked.tag)
+        if asked.wait and said.word == "recorded":  # another tag is higher, or a person keeps it back
+            text = f"commit {keys[0][1][:12]} is out of quarantine; {said.text}"
+            return {"tags": [{"tag": asked.tag, "verdict": "lifted", "text": text}]}
+        return answer
 
     def _taken_back(self, tag: str) -> Key | None:
         """What was last quarantined under a tag that is not there: the push that brought it took it back."""

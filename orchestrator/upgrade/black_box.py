@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.runtime.implementation import BoundHandler, Implementation
+from orchestrator.runtime.implementation import Implementation
 
 PAGE_BYTES = 4096
+_UNNOTED = "_livetag_unnoted"  # of a call that notes its unit: the call that does not
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -42,7 +44,8 @@ class BlackBox:
         self._path = path
         self._file: int | None = None
         self._running: list[tuple[str, str]] = []
-        self._watched: list[tuple[BoundHandler, Callable[..., Any]]] = []  # Any: the author's signatures
+        # Weak: a version that leaves service meanwhile must be gone then.
+        self._watched: list[weakref.ref[Implementation]] = []
         self._in_doubt: int | None = None
         self._boot = _boot_id()
 
@@ -85,15 +88,16 @@ class BlackBox:
 
     def watch(self, implementation: Implementation) -> None:
         """Note each unit of work of this version, until `unwatch`. It costs some microseconds a unit."""
+        self._watched.append(weakref.ref(implementation))
         for type_, handler in implementation.handlers.items():
-            self._watched.append((handler, handler.call))
             handler.call = self._noted(handler.call, (implementation.name, type_), handler.is_async)
 
     def unwatch(self) -> None:
         """Leave the units alone from here on; they cost what they cost before."""
         watched, self._watched = self._watched, []
-        for handler, call in watched:
-            handler.call = call
+        for implementation in filter(None, (each() for each in watched)):
+            for handler in implementation.handlers.values():
+                handler.call = getattr(handler.call, _UNNOTED, handler.call)
 
     def _noted(self, call: Callable[..., Any], unit: tuple[str, str], is_async: bool) -> Callable[..., Any]:
         module, doing = unit[0], f"handling {unit[1]!r}"
@@ -106,7 +110,9 @@ class BlackBox:
             with self.during(module, doing):
                 return await call(*arguments)
 
-        return noted_async if is_async else noted
+        made = noted_async if is_async else noted
+        setattr(made, _UNNOTED, call)
+        return made
 
     def close(self) -> None:
         """The host leaves by itself, well or with an error that it tells."""

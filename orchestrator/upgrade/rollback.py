@@ -43,6 +43,9 @@ class Rollback:
     lifted: tuple[Key, ...] = ()  # commits that go into service again because the rollback names them
     commands: tuple[Command, ...] = ()  # that undo what was done by hand; then there are no steps
     does: tuple[str, ...] = ()  # what a composition that goes back changes, as phrases
+    stays: tuple[
+        str, ...
+    ] = ()  # what the transaction ended that a person had done, and tags do not bring back
 
 
 def plan_rollback(
@@ -85,7 +88,24 @@ def plan_rollback(
     targets = {(s.package, s.commit_id) for s in steps.values()}
     lifted = sorted(targets & set(ledger.quarantine))
     does = tuple(change_text(Change(c.name, c.after, c.before)) for c in changes) if back is not None else ()
-    return Rollback(view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted), (), does)
+    stays = tuple(text for c in changes for text in _stays(c)) if back is None else ()
+    return Rollback(
+        view.id, tuple(steps.values()), tuple(sorted(leaving - targets)), tuple(lifted), (), does, stays
+    )
+
+
+def _stays(change: Change) -> Iterator[str]:
+    """What was done by hand before and ended with the transaction: a command does it again."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return
+    for name in before.also:
+        if name not in after.also:
+            yield f"{name} is not bound again; livetag bind {name} {change.name}"
+    if before.enabled and not after.enabled:
+        yield f"{change.name} stays disabled; livetag enable {change.name}"
+    if after.enabled and not before.enabled:
+        yield f"{change.name} stays enabled; livetag disable {change.name}"
 
 
 def _in_service(
@@ -225,6 +245,7 @@ def shown(rollback: Rollback) -> Mapping[str, object]:
         ],
         "quarantine": [f"{package} {commit[:12]}" for package, commit in rollback.quarantine],
         **({"does": list(rollback.does)} if rollback.does else {}),
+        **({"stays": list(rollback.stays)} if rollback.stays else {}),
         **({"commands": [command.text for command in rollback.commands]} if rollback.commands else {}),
     }
 

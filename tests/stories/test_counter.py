@@ -156,6 +156,16 @@ def test_retry_after_a_failed_push_makes_room_for_the_same_push(
     assert deployment.ask("counter", "tick") == "prepared"
 
 
+def test_retry_of_what_a_higher_tag_keeps_from_service_says_that_it_is_out_of_quarantine(
+    deployment: Deployment, two_versions: tuple[str, str]
+) -> None:
+    assert deployment.livetag("rollback", "--reason", "by mistake").returncode == 0
+    retried = deployment.livetag("retry", V2)
+    assert retried.returncode == 0, retried.stderr
+    assert f"commit {two_versions[1][:12]} is out of quarantine; not deployed: " in retried.stdout
+    assert deployment.status()["quarantine"] == []
+
+
 def test_a_moved_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:
     first, second = two_versions
     deployment.work.tag(V2, first, force=True)

@@ -141,6 +141,8 @@ def test_a_push_that_ends_a_binding_says_so_in_its_plan_its_outcome_and_the_hist
         "counter 1.0.0 bound to total: committed",
     ]
     assert "counter 1.0.0 bound to total" in do(deployment, "history")
+    back = json.loads(do(deployment, "rollback", "--dry-run", "--json"))
+    assert back["stays"] == ["total is not bound again; livetag bind total counter"]
 
 
 def test_a_deleted_tag_changes_nothing_that_was_swapped_in_by_hand_and_tells_what_it_does_change(

@@ -59,8 +59,11 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
                 "rollback needs --reason TEXT where nobody can be asked. See what it does with --dry-run."
             )
     else:
-        _show(_preview(session, asked))
+        preview = _preview(session, asked)
+        _show(preview)
         reason = _agreed(reason)
+        if isinstance(preview, dict) and "txn" in preview:
+            asked["txn"] = preview["txn"]  # what was agreed to, whatever went live meanwhile
     facts = session.ask("rollback", {**asked, "reason": reason, "dry_run": False}, timeout_s=UPGRADE_S)
     finish(facts, as_json=as_json)
 
