@@ -90,23 +90,23 @@ def _load(command: Command, scene: Scene) -> list[Overridden]:
     name = command.module
     if not is_package_name(name):
         raise CommandRefused(
-            f"{name!r} cannot name a module: lower-case letters, digits and _, a letter first."
+            f"{name!r} cannot name a module: lower-case letters, digits and _, a letter first. Nothing was changed."
         )
     owner = next((e.name for e in scene.ledger.table.values() if name in e.also), None)
     if owner is not None:
-        raise CommandRefused(f"{name} is a name of {owner}; livetag unbind {name} first, or choose another.")
+        raise CommandRefused(
+            f"{name} is a name of {owner}; nothing was changed. livetag unbind {name} first, or choose another."
+        )
     given = scene.overruled.given.get(name)
     package = command.value or (given.package if given is not None else name)
-    if given is not None and given.package != package:
-        raise CommandRefused(
-            f"app.toml makes {name} from {given.package}, not from {package}; nothing was changed."
-        )
     _load_again(command, scene, package)
+    if given is not None and given.package != package:
+        raise CommandRefused(f"{name} is made from {given.package}, not from {package}; nothing was changed.")
     if given is None and package not in scene.tags:
         known = ", ".join(sorted(p for p in scene.tags if p != "app")) or "none"
         raise CommandRefused(
-            f"There is no release of {package} to load {name} from. Released packages: {known}. Push a tag, e.g. "
-            f"{package}/v1.0.0, or name another with --package."
+            f"There is no release of {package} to load {name} from; nothing was changed. Released packages: {known}. "
+            f"Push a tag, e.g. {package}/v1.0.0, or name another with --package."
         )
     load = _fact(command, scene, "load", package)
     ref = given.ref if given is not None else scene.tags[package]
@@ -174,10 +174,12 @@ def _bind(command: Command, scene: Scene) -> list[Overridden]:
     name, entry = command.value, _known(command, scene)
     after(command.module, scene.states[command.module], Verb.BIND)
     if not name or not name.isprintable() or name != name.strip():
-        raise CommandRefused(f"{name!r} cannot be a name: printable, and no space at its ends.")
+        raise CommandRefused(
+            f"{name!r} cannot be a name: printable, and no space at its ends. Nothing was changed."
+        )
     if name in scene.ledger.table or name in scene.overruled.wishes:
         raise CommandRefused(
-            f"{name} is the name of a module, which stays with it. Only more names can be bound."
+            f"{name} is the name of a module, which stays with it; nothing was changed. Only more names can be bound."
         )
     if entry is not None and name in entry.also:
         raise AlreadySo(f"{name} is already bound to {command.module}; nothing was changed.")
@@ -189,7 +191,8 @@ def _unbind(command: Command, scene: Scene) -> list[Overridden]:
     owner = next((entry.name for entry in scene.ledger.table.values() if name in entry.also), None)
     if owner is None and name in scene.ledger.table:
         raise CommandRefused(
-            f"{name} is the module's own name, which stays with it; livetag disable {name} takes it out of service."
+            f"{name} is the module's own name, which stays with it; nothing was changed. livetag disable {name} takes it "
+            "out of service."
         )
     if owner is None:
         raise CommandRefused(f"Nothing is bound to {name}; nothing was changed. livetag names shows what is.")
@@ -208,7 +211,7 @@ def hold(module: str, who: str, why: str, scene: Scene) -> Held:
         raise CommandRefused(f"There is no module {module} to hold; nothing was changed. Modules: {names}.")
     before = scene.ledger.holds.get(module)
     if before is not None:
-        raise AlreadySo(f"{module or 'Everything'} is already {before.said}; nothing was changed.")
+        raise AlreadySo(f"Nothing was changed: {module or 'everything'} is already {before.said}.")
     return Held(module, who, why)
 
 
@@ -219,7 +222,7 @@ def unhold(module: str, who: str, why: str, scene: Scene) -> Unheld:
         return Unheld(module, who, why)
     if module and "" in holds:
         raise CommandRefused(
-            f"Everything is {holds[''].said}; nothing holds {module} alone. Use livetag unhold."
+            f"Nothing holds {module} alone, and nothing was changed. Everything is {holds[''].said}."
         )
     one = next(iter(holds), None)
     hint = f" livetag unhold {one} ends the hold of {one}." if not module and one else ""

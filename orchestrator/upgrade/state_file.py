@@ -82,7 +82,7 @@ def read_state_file(text: str | bytes) -> StateFile:
         file = msgspec.json.decode(text, type=StateFile)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FileRefused(
-            f"it is no state file: {error}. `livetag state NAME --export FILE` writes one."
+            f"The file is no state: {error}. `livetag state NAME --export FILE` writes one. Nothing was changed."
         ) from None
     if file.livetag != FORMAT:
         raise FileRefused(f"The file is of format {file.livetag}; this livetag reads {FORMAT}.")

@@ -80,18 +80,18 @@ async def import_state(
         raise ImportRefused(f"{name} is not loaded, so nothing was imported. `livetag status` shows what is.")
     if file.package != entry.package and not force:
         raise ImportRefused(
-            f"the file is a state of the package {file.package}, and {name} is made from {entry.package}; nothing was "
+            f"The file is a state of the package {file.package}, and {name} is made from {entry.package}; nothing was "
             "changed. Say --force if that is meant."
         )
     state = _fitted(implementation, file)
     data = implementation.blueprint.codec.encode(state)
     records = await _fitted_records(implementation, proxy, file)
     if app.quiesce is not None or book.ledger.unfinished is not None:
-        raise ImportRefused("an upgrade is under way; nothing was imported. Try again when it is over.")
+        raise ImportRefused("An upgrade is under way; nothing was imported. Try again when it is over.")
 
     def replace(_quiesce: object) -> tuple[StateImported, Any]:
         if book.ledger.unfinished is not None:
-            raise ImportRefused("an upgrade is under way; nothing was imported. Try again when it is over.")
+            raise ImportRefused("An upgrade is under way; nothing was imported. Try again when it is over.")
         if proxy.implementation is not implementation:
             raise ImportRefused(f"{name} was swapped meanwhile; nothing was imported. Try again.")
         before = implementation.blueprint.codec.encode(implementation.state)
@@ -129,7 +129,8 @@ def _fitted(implementation: Implementation, file: StateFile) -> Any:
         with interrupt_after(MIGRATE_S):
             return migrate(file.content(), chain, blueprint.codec)
     except (MigrationMissing, StateInvalid) as error:
-        raise ImportRefused(f"{label} cannot take the file's state: {error} Nothing was changed.") from None
+        said = str(error).replace("@YourModule.", f"@{type(implementation.instance).__name__}.")
+        raise ImportRefused(f"{label} cannot take the file's state: {said} Nothing was changed.") from None
     except FileRefused:
         raise
     except BaseException as error:  # noqa: BLE001  # sys.exit() in a step is a no, not the host's end
@@ -145,7 +146,8 @@ async def _fitted_records(implementation: Implementation, proxy: ModuleProxy, fi
     try:
         return await stepwise(in_slices(preparing(proxy.tables, file.images())), MIGRATE_S)
     except (MigrationMissing, StateInvalid) as error:
-        raise ImportRefused(f"{label} cannot take the file's records: {error} Nothing was changed.") from None
+        said = str(error).replace("@YourModule.", f"@{type(implementation.instance).__name__}.")
+        raise ImportRefused(f"{label} cannot take the file's records: {said} Nothing was changed.") from None
     except Overrun as error:
         where = author_line(error, implementation.loaded)
         raise ImportRefused(

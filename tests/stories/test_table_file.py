@@ -181,4 +181,4 @@ def test_a_check_starts_a_release_from_an_exported_state(deployment: Deployment,
     assert (code, "has no module or package other, which the state is of" in said) == (1, True), said
     file.write_text("{}")
     code, said = check(SECOND)
-    assert (code, "it is no state file" in said) == (1, True), said
+    assert (code, "The file is no state" in said) == (1, True), said
