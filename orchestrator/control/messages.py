@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,8 +43,10 @@ class _Letters(msgspec.Struct):
 class Messages:
     """The way in from outside: what is refused here was not accepted."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, why_out: Callable[[str], str] = lambda _name: "") -> None:
+        """`why_out` says why a module is not there, and what to do; empty where it has never been."""
         self._app = app
+        self._why_out = why_out
 
     async def state(self, request: dict[str, object], _emit: Emit) -> object:
         asked = read(request, _Name)
@@ -85,6 +88,9 @@ class Messages:
 
     def _fits(self, asked: _Message) -> None:
         """Refuse at the door what the module in service would refuse: nothing was accepted then."""
+        why = self._why_out(asked.name) if self._app.names.find(asked.name) is None else ""
+        if why:
+            raise Refused(f"{why}. Nothing was sent.")
         proxy = self._app.names.resolve(asked.name)
         _plain(asked.body)
         message = self._app.message(asked.type, asked.body, "")

@@ -22,6 +22,7 @@ from orchestrator.control.state_files import StateFiles
 from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.upgrade.image import unsavable
+from orchestrator.upgrade.overrides import PRESENCE
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import HostConfig
 
@@ -59,7 +60,7 @@ class Operations:
         plans = Plans(self._app, self._upgrader, self._config)
         prereleases = self._config.host.prereleases
         deployments = Deployments(self._upgrader, plans, reconfiguration, prereleases=prereleases)
-        messages = Messages(self._app)
+        messages = Messages(self._app, self._why_out)
         naming = Naming(self._app)
         state_files = StateFiles(self._app, self._upgrader)
         mine: dict[str, Operation] = {
@@ -88,6 +89,18 @@ class Operations:
             "stop": self._stop_host,
         }
         return {name: expected(operation) for name, operation in mine.items()}
+
+    def _why_out(self, name: str) -> str:
+        """Why a module that is known is not there: it could not come back, or somebody has unloaded it."""
+        ledger = self._upgrader.book.ledger
+        unload = ledger.overrides.get((name, PRESENCE))
+        if name in self._app.modules:
+            return ""
+        if name in self._failed and name in ledger.table:
+            return f"{name} could not come back at the start of the host: livetag status says why, and livetag restart tries again"
+        if unload is not None and unload.what == "unload":
+            return f"{name} is {unload.said}; livetag load {name}"
+        return ""
 
     async def _ping(self, _request: dict[str, object], _emit: Emit) -> object:
         return {"pid": os.getpid()}
