@@ -103,15 +103,8 @@ class Sweep:
     async def _rest(self, seconds: float) -> None:
         clock = self._proxy.app.clock
         await sleep_until(clock, clock.now() + seconds)
-        while self._in_a_thread():
+        while self._proxy.thread is not None:
             await sleep_until(clock, clock.now() + REST_S)
-
-    def _in_a_thread(self) -> bool:
-        unit, implementation = self._proxy.unit, self._proxy.implementation
-        if unit is None or implementation is None:
-            return False
-        handler = implementation.blueprint.handlers.get(unit.type)
-        return handler is not None and handler.thread
 
 
 def finishing(tables: ModuleTables) -> Generator[None, None, None]:

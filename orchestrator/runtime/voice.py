@@ -124,7 +124,8 @@ class Voice:
         proxy = self.proxy
         here = get_ident()
         if here != proxy.app.thread:
-            return proxy.thread is not None and proxy.thread.ident == here
+            call = proxy.thread  # once: the loop may cut the unit between two looks
+            return call is not None and call.ident == here
         if proxy.tasks is None:
             handler = proxy.handlers.get(unit.type)
             return (
