@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.table_image import TableImage
-from orchestrator.upgrade.participant import Incoming, Participant
+from orchestrator.upgrade.incoming import Incoming
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction

@@ -25,7 +25,8 @@ from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.slices import at_once
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage, saving
-from orchestrator.upgrade.participant import Incoming, KeptState, Participant
+from orchestrator.upgrade.incoming import Incoming, KeptState
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction

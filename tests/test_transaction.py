@@ -21,9 +21,10 @@ from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.ledger import fold
-from orchestrator.upgrade.participant import Code, Incoming, KeptState, Participant
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import (
     Change,
     Committed,

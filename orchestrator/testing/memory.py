@@ -10,7 +10,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.testing.clock import WALL_S
-from orchestrator.upgrade.participant import Code
+from orchestrator.upgrade.incoming import Code
 from orchestrator.upgrade.records import Entry, Fact, Record
 
 

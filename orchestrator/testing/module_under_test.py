@@ -23,7 +23,8 @@ from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory import ClassSource, MemoryLog, entry_of
 from orchestrator.testing.world import Recording
 from orchestrator.upgrade.errors import UpgradeError
-from orchestrator.upgrade.participant import Incoming, KeptState, Participant
+from orchestrator.upgrade.incoming import Incoming, KeptState
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Planned
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import Limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,10 +12,8 @@ from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage, sample
 from orchestrator.runtime.tables import ModuleTables
+from orchestrator.upgrade.incoming import KeptState
 from orchestrator.upgrade.records import Change
-
-if TYPE_CHECKING:
-    from orchestrator.upgrade.participant import KeptState
 
 SAMPLE_MAX = 1_000  # records of each table and version: copied in well below a millisecond, between two units
 PARTS_MAX = 2  # of a saved table, which are about as many

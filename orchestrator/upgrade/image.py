@@ -15,8 +15,9 @@ from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.slices import at_once, in_slices
 from orchestrator.runtime.table_image import saving
 from orchestrator.runtime.table_sweep import finishing
+from orchestrator.upgrade.incoming import KeptState
 from orchestrator.upgrade.journal import ModuleImage
-from orchestrator.upgrade.participant import KeptState, Participant
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Entry
 
 LETTERS = "*dead-letters"  # no module can have this name

@@ -21,8 +21,9 @@ from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.copies import table_sample
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
+from orchestrator.upgrade.incoming import KeptState
 from orchestrator.upgrade.ledger import Ledger
-from orchestrator.upgrade.participant import KeptState, Participant
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.planner import Outlook, Planner
 from orchestrator.upgrade.preview import Forecast, Seen, TrialState, Tried, foresee, groups_of

@@ -6,10 +6,9 @@ Everything that can fail comes before `attach` (DESIGN §7.5): after it nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from loguru import logger
@@ -19,72 +18,25 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import ModuleError, Overrun, error_text
 from orchestrator.runtime.implementation import Implementation
-from orchestrator.runtime.loader import Loaded, author_line
-from orchestrator.runtime.message import Message
+from orchestrator.runtime.loader import author_line
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.slices import in_slices
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
-from orchestrator.runtime.table_image import TableImage, restoring
+from orchestrator.runtime.table_image import restoring
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.copies import state_copy, table_sample
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
+from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import Limits
 
 STALL_S = 5.0  # author code that holds the event loop longer than this is interrupted (DESIGN §7, stall_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A version that was loaded: its blueprint, the names it occupies (None for a class in a test), its entry."""
-
-    blueprint: Blueprint
-    loaded: Loaded | None
-    entry: str
-
-
-class Source(Protocol):
-    """Where a version's code comes from: a staged release, or a class in a test."""
-
-    async def try_out(
-        self,
-        state: tuple[int, bytes] | None,
-        open_keys: Mapping[str, bytes],
-        tables: Sequence[TableImage] = (),
-    ) -> TrialReport | None:
-        """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed.
-
-        `open_keys`: the resources that the version in service has open, by name; the child opens only others. `tables`:
-        a sample of the records.
-        """
-
-    async def load(self) -> Code:
-        """Load the version beside the others. Raises LoadFailed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """What is to come into service: its code, limits, and its config with secrets resolved."""
-
-    source: Source
-    limits: Limits
-    config: Mapping[str, Any]  # Any: the composition's own values
-
-
-@dataclass(frozen=True, slots=True)
-class KeptState:
-    """State (and messages) that wait for a module from an earlier run: state version, msgpack bytes, messages."""
-
-    state_version: int
-    state: bytes
-    messages: tuple[Message, ...] = ()
-    tables: tuple[TableImage, ...] = ()
 
 
 class Participant:

@@ -19,10 +19,11 @@ from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, start_died, ways_back
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
+from orchestrator.upgrade.incoming import KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override, OverrideKey
-from orchestrator.upgrade.participant import STALL_S, KeptState, Participant
+from orchestrator.upgrade.participant import STALL_S, Participant
 from orchestrator.upgrade.records import (
     Change,
     Committed,

@@ -14,7 +14,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import VoteRefused
-from orchestrator.upgrade.participant import Code, Incoming
+from orchestrator.upgrade.incoming import Code, Incoming
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.trial import TrialReport, trial
 from orchestrator.upgrade.trial_protocol import Rehearsal

@@ -20,11 +20,12 @@ from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
 from orchestrator.upgrade.errors import Fault, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
+from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.needed import SERVED_KEPT, needed_commits
 from orchestrator.upgrade.overrides import Override
-from orchestrator.upgrade.participant import Incoming, KeptState, Participant
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.planner import Outlook, Planner

@@ -20,8 +20,9 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.incoming import Code, Incoming
 from orchestrator.upgrade.journal import Journal
-from orchestrator.upgrade.participant import Code, Incoming, Participant
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Planned
 from orchestrator.upgrade.transaction import UpgradeTransaction
 from repo_store.manifest import Limits

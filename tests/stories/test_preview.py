@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from tests.stories import prose
+from tests.stories.counter_code import COUNTER
+from tests.stories.counter_code import VERSION_3 as BY_KEY
 from tests.stories.deployment import Deployment, deployed, wait_until
 
 FILE = Path(__file__).parents[1] / "plans.txt"
@@ -25,59 +27,6 @@ What livetag says of what it would do, case by case. Written by tests/stories/te
 UPDATE_MESSAGES=1 writes it anew. In angle brackets: what differs from run to run.
 """
 
-COUNTER = """
-    from typing import TypedDict
-
-    from livetag import Module, handles
-
-    class State(TypedDict):
-        total: int
-
-    class Counter(Module[State]):
-        def initial_state(self) -> State:
-            return {"total": 0}
-
-        @handles
-        def tick(self, by: int = 1) -> int:
-            self.state["total"] += by
-            return self.state["total"]
-"""
-BY_KEY = """
-    from typing import TypedDict
-
-    from livetag import Module, handles
-
-    class State(TypedDict):
-        total: int
-        by_key: dict[str, int]
-
-    class Counter(Module[State]):
-        state_version = 3
-
-        def initial_state(self) -> State:
-            return {"total": 0, "by_key": {}}
-
-        @handles
-        def tick(self, by: int = 1) -> int:
-            self.state["total"] += by
-            return self.state["total"]
-
-    @Counter.migrates(1, 2)
-    def up_sum(old: dict) -> dict:
-        return {"sum": old["total"]}
-
-    @Counter.migrates(2, 3)
-    def up(old: dict) -> State:
-        return {"total": old["sum"], "by_key": {}}
-
-    @Counter.migrates(3, 2)
-    def down(new: State) -> dict:
-        return {"sum": new["total"]}
-
-    @Counter.migrates(2, 1)
-    def down_sum(new: dict) -> dict:
-        return {"total": new["sum"]}
-"""
 UNFIT = (
     COUNTER
     + """

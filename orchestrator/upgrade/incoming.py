@@ -1,0 +1,61 @@
+"""What is to come into service, as a transaction sees it: where its code comes from, and the state that waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.loader import Loaded
+from orchestrator.runtime.message import Message
+from orchestrator.runtime.table_image import TableImage
+from orchestrator.upgrade.trial import TrialReport
+from repo_store.manifest import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A version that was loaded: its blueprint, the names it occupies (None for a class in a test), its entry."""
+
+    blueprint: Blueprint
+    loaded: Loaded | None
+    entry: str
+
+
+class Source(Protocol):
+    """Where a version's code comes from: a staged release, or a class in a test."""
+
+    async def try_out(
+        self,
+        state: tuple[int, bytes] | None,
+        open_keys: Mapping[str, bytes],
+        tables: Sequence[TableImage] = (),
+    ) -> TrialReport | None:
+        """Run the version in a child process, on an encoded copy of the state. Raises TrialFailed.
+
+        `open_keys`: the resources that the version in service has open, by name; the child opens only others. `tables`:
+        a sample of the records.
+        """
+
+    async def load(self) -> Code:
+        """Load the version beside the others. Raises LoadFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What is to come into service: its code, limits, and its config with secrets resolved."""
+
+    source: Source
+    limits: Limits
+    config: Mapping[str, Any]  # Any: the composition's own values
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """State (and messages) that wait for a module from an earlier run: state version, msgpack bytes, messages."""
+
+    state_version: int
+    state: bytes
+    messages: tuple[Message, ...] = ()
+    tables: tuple[TableImage, ...] = ()
