@@ -55,7 +55,9 @@ LETHAL = """
 def victim(tmp_path: Path) -> Victim:
     made = Victim(tmp_path)
     made.calm()
-    made.place.config_file.write_text("[host]\nsettle_s = 60.0\n")  # so that a slow machine counts no death too late
+    made.place.config_file.write_text(
+        "[host]\nsettle_s = 60.0\n"
+    )  # so that a slow machine counts no death too late
     return made
 
 

@@ -23,7 +23,9 @@ def fails(bases: Bases, scenario: Scenario, plan: str) -> tuple[str, str]:
     with bases.victim(scenario) as victim:
         end = run(victim, scenario, plan)
         honest = {"lived", "ended with 0", "ended with 1"}
-        if plan.endswith("raise"):  # an error that no code expects is a bug, and a host that ends by one says so
+        if plan.endswith(
+            "raise"
+        ):  # an error that no code expects is a bug, and a host that ends by one says so
             honest.add("ended with 3")
         assert end in honest, f"{plan}: {end}\n{victim.said()}"
         if end == "lived":
