@@ -31,6 +31,7 @@ class Content:
     has_app: bool
     released: Mapping[str, TagRef]  # package → its highest tag that is no pre-release
     wanted: Mapping[str, TagRef]  # package (and `app`) → the tag that it would get, or has if nothing changed
+    before: Mapping[str, TagRef]  # package → the highest tag with other code: what this code comes after, tagged or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +79,39 @@ def _content(taken: Snapshot) -> tuple[Content, RefMap]:
         packages = [name for name in names if is_package_name(name)]
         released = desired(refs, (), prereleases=False)
         wanted = {each: _wanted(store, taken.commit_id, each, refs, released.get(each)) for each in packages}
+        earlier = {each: _comes_after(store, taken.commit_id, each, refs) for each in packages}
         has_app = store.entry(taken.commit_id, "app.toml") is not None
         if has_app:
             wanted[APP] = _as(next_free_tag(APP, refs), taken.commit_id)
     refs.update({ref.tag.name: ref for ref in wanted.values()})
     odd = tuple(sorted(set(names) - set(packages)))
-    return Content(tuple(packages), odd, has_app, released, wanted), refs
+    before = {each: ref for each, ref in {**released, **earlier}.items() if ref is not None}
+    return Content(tuple(packages), odd, has_app, released, wanted, before), refs
 
 
 def _wanted(store: RepoStore, commit_id: str, package: str, refs: RefMap, before: TagRef | None) -> TagRef:
     """The tag that the package has if nothing changed since, else the next one that is free."""
-    if before is not None and before.commit_id is not None:
-        try:
-            if store.release_identity(commit_id, package) == store.release_identity(
-                before.commit_id, package
-            ):
-                return before
-        except ReleaseInvalid:  # its check says what is wrong
-            pass
+    if before is not None and _same_code(store, commit_id, before):
+        return before
     return _as(next_free_tag(package, refs), commit_id)
+
+
+def _comes_after(store: RepoStore, commit_id: str, package: str, refs: RefMap) -> TagRef | None:
+    """The highest release of a package with other code: a tag on this very code is no release to compare it with."""
+    releases = [r for r in refs.values() if r.tag.package == package and not r.tag.version.is_prerelease]
+    downwards = sorted(releases, key=lambda ref: ref.tag.version, reverse=True)
+    return next((ref for ref in downwards if not _same_code(store, commit_id, ref)), None)
+
+
+def _same_code(store: RepoStore, commit_id: str, ref: TagRef) -> bool:
+    """Whether a commit has the code of a release."""
+    package = ref.tag.package
+    try:
+        return ref.commit_id is not None and store.release_identity(
+            commit_id, package
+        ) == store.release_identity(ref.commit_id, package)
+    except ReleaseInvalid:  # its check says what is wrong
+        return False
 
 
 def _as(tag: Tag, commit_id: str) -> TagRef:
@@ -116,7 +131,7 @@ async def _staged(repository: Repository, taken: Snapshot, content: Content, ref
     earlier = [
         Wish(wish.name, wish.package, before, wish.config, wish.also, wish.enabled)
         for wish in wanted.values()
-        if (before := content.released.get(wish.package)) is not None
+        if (before := content.before.get(wish.package)) is not None
     ]
     last = await repository.candidates(earlier, refs, {})
     return WorkingCopy(taken.top, content, problem, candidates, last)

@@ -189,6 +189,17 @@ def test_a_check_as_json_says_each_check_and_the_whole(work: GitRepo) -> None:
     assert "modules/counter/__init__.py, line 1" in failed[0]["why"]
 
 
+def test_code_that_is_tagged_already_is_checked_against_the_release_before_it(work: GitRepo) -> None:
+    change(work, counter("by: int = 1", "by: int"))
+    work.commit()
+    untagged = check(str(work.path), "--module", "counter")
+    work.tag("counter/v7.0.0")  # as one does before the push
+    tagged = check(str(work.path), "--module", "counter")
+    for said in (untagged, tagged):
+        assert said.returncode == 1, said.stdout
+        assert "does not take every 'tick' that 0.9.0 takes" in said.stdout
+
+
 def test_one_module_is_checked_if_it_is_named(work: GitRepo) -> None:
     change(work, {HERE: "def tick(self:\n"})
     assert check(str(work.path), "--module", "clock").returncode == 0
