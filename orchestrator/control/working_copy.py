@@ -31,7 +31,9 @@ class Content:
     has_app: bool
     released: Mapping[str, TagRef]  # package → its highest tag that is no pre-release
     wanted: Mapping[str, TagRef]  # package (and `app`) → the tag that it would get, or has if nothing changed
-    before: Mapping[str, TagRef]  # package → the highest tag with other code: what this code comes after, tagged or not
+    before: Mapping[
+        str, TagRef
+    ]  # package → the highest tag with other code: what this code comes after, tagged or not
 
 
 @dataclass(frozen=True, slots=True)
