@@ -856,3 +856,31 @@ def test_nobody_waits_for_a_module_that_is_slow_to_leave() -> None:
         assert (await running).result == "committed"
 
     story(play)
+
+
+class _Collects(Counter):
+    """Says whether Python may collect by itself while it takes over."""
+
+    def take_over(self, resources: dict[str, Any]) -> None:
+        del resources
+        COLLECTS.append(gc.isenabled())
+        if self.version == "2.0.0":
+            raise ValueError("not now")
+
+
+COLLECTS: list[bool] = []
+
+
+def test_python_collects_nothing_in_a_switch_and_goes_on_after_it_however_it_ends() -> None:
+    async def play(scene: Scene) -> None:
+        COLLECTS.clear()
+        ends = [
+            (await scene.run(scene.part("c", version, _Collects))).result
+            for version in ("1.0.0", "2.0.0", "3.0.0")
+        ]
+        assert ends == ["committed", "rolled_back", "committed"]
+        assert COLLECTS
+        assert not any(COLLECTS)
+        assert gc.isenabled()
+
+    story(play)

@@ -15,7 +15,8 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,18 @@ _OUTSIDE = (
 #: The same, of the runtime, by their modules: these import what uses this file.
 _OUR_OUTSIDE = frozenset({"orchestrator.runtime.application", "orchestrator.runtime.proxy"})
 _ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python from collecting by itself meanwhile: over a large heap that takes longer than a whole pause may."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def collect_version(owner: Owner, roots: Sequence[weakref.ref[Any]]) -> bool:

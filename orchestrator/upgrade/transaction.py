@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from loguru import logger
 
 from orchestrator.runtime.application import Application, Wiring
+from orchestrator.runtime.collecting import no_collection
 from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout, error_text
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
 from orchestrator.runtime.retirement import Remains
@@ -206,6 +207,10 @@ class UpgradeTransaction:
         await self._quiesce.run()
 
     def _switch(self, quiesce: Quiesce[None]) -> None:
+        with no_collection():
+            self._switch_all(quiesce)
+
+    def _switch_all(self, quiesce: Quiesce[None]) -> None:
         """In memory, no I/O. Up to the appended COMMITTED all can fail and is undone; after it nothing can raise."""
         budget_ms = min(p.limits.pause_ms for p in self._participants)
         wiring = self._wiring
