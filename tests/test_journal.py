@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
-from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
+from orchestrator.upgrade.journal import Journal, ModuleImage, SqliteFile, Ticket
 from orchestrator.upgrade.journal_file import chain
+from orchestrator.upgrade.journal_writer import WriterThread
 from orchestrator.upgrade.records import (
     Change,
     Committed,
@@ -111,7 +112,7 @@ def test_an_append_alone_touches_no_disk_and_the_waker_sends_all_as_one_transact
 
     woken: list[bool] = []
     with monkeypatch.context() as patch:
-        patch.setattr(journal._awake, "set", lambda: woken.append(True))
+        patch.setattr(journal._writer, "wake", lambda: woken.append(True))
         tickets = [journal.append(confirmed(number)) for number in range(200)]
 
     assert woken == []
@@ -187,7 +188,9 @@ def test_a_wake_that_falls_between_two_steps_of_the_writer_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = open_journal(tmp_path)
-    clear = journal._awake.clear
+    writer = journal._writer
+    assert isinstance(writer, WriterThread)
+    clear = writer._awake.clear
     late: list[Ticket] = []
 
     def clear_late() -> None:
@@ -196,7 +199,7 @@ def test_a_wake_that_falls_between_two_steps_of_the_writer_is_not_lost(
             journal.wake()
         clear()
 
-    monkeypatch.setattr(journal._awake, "clear", clear_late)
+    monkeypatch.setattr(writer._awake, "clear", clear_late)
     journal.write_now(confirmed(1))
     wait_until(lambda: bool(late) and late[0].done, "the record of the late wake is durable")
     journal.close()
@@ -216,8 +219,10 @@ def test_only_its_owner_may_read_the_journal_whatever_the_umask(tmp_path: Path) 
 
 def test_the_disk_is_synced_before_a_ticket_is_done(tmp_path: Path) -> None:
     journal = open_journal(tmp_path)
-    assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    file = journal._file
+    assert isinstance(file, SqliteFile)
+    assert file.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert file.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     journal.close()
 
 
@@ -508,7 +513,8 @@ def test_a_write_that_does_not_end_is_given_up_and_nothing_follows_it(tmp_path: 
     blocker.execute("ROLLBACK")
     blocker.close()
     journal._writer.join(20)
-    assert not journal._writer.is_alive()
+    assert isinstance(journal._writer, WriterThread)
+    assert not journal._writer.thread.is_alive()
     journal.close()
 
 

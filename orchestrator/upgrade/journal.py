@@ -17,12 +17,12 @@ Invariants, which the tests cite by number:
 """
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
+from typing import Protocol
 
 from orchestrator.runtime.clock import look_away
 from orchestrator.upgrade.errors import JournalFailed
@@ -39,9 +39,49 @@ from orchestrator.upgrade.journal_file import (
     saved_images,
     write_lines,
 )
+from orchestrator.upgrade.journal_writer import Writer, WriterThread
 from orchestrator.upgrade.records import Fact, ImageSaved, Record
 
-__all__ = ["Journal", "ModuleImage", "Ticket"]
+__all__ = ["Journal", "JournalFile", "ModuleImage", "Ticket"]
+
+
+class JournalFile(Protocol):
+    """Where the batches go. What `write` was given is on disk, synced, once it has returned; or nobody knows."""
+
+    def records(self) -> list[Record]: ...
+    def write(self, lines: Sequence[Line], head: tuple[int, bytes], /) -> None: ...
+    def images(self, saved: dict[str, int], /) -> dict[str, ModuleImage]: ...
+    def close(self) -> None: ...
+
+
+class SqliteFile:
+    """The journal's file on a real disk, open for one writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make it. Raises JournalCorrupt, JournalFailed."""
+        self._path = path
+        self.connection = open_file(path)
+        self._identity = file_identity(path)
+
+    def records(self) -> list[Record]:
+        return read_records(self.connection, self._path)
+
+    def write(self, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
+        if not same_file(self._path, self._identity):
+            raise JournalFailed(
+                f"{self._path} was removed or replaced while the host runs, so what it writes would be lost"
+            )
+        write_lines(self.connection, lines, head)
+
+    def images(self, saved: dict[str, int]) -> dict[str, ModuleImage]:
+        connection = open_file(self._path)  # its own: the other one is the writer's
+        try:
+            return read_images(connection, self._path, saved)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 class Ticket:
@@ -94,14 +134,17 @@ class Journal:
     """An open journal. All methods may be called from any thread; one process per file."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float], write_timeout_s: float
+        self,
+        file: JournalFile,
+        clock: Callable[[], float],
+        write_timeout_s: float = 30.0,
+        start_writer: "Callable[[Journal], Writer]" = WriterThread,
     ) -> None:
-        self._path = path
-        self._identity = file_identity(path)
-        self._connection = connection
+        """Read and verify all of the file; `start_writer` makes what brings the batches to it."""
+        self._file = file
         self._clock = clock
         self._write_timeout_s = write_timeout_s
-        self._durable = read_records(connection, path)
+        self._durable = file.records()
         last = self._durable[-1] if self._durable else None
         self._tail = (last.seq, last.digest) if last else (0, GENESIS)  # of what was appended
         self._head = self._tail  # of what is on disk
@@ -109,9 +152,7 @@ class Journal:
         self._waiting: list[tuple[Line, Ticket]] = []
         self._failure: str | None = None
         self._closing = False
-        self._awake = threading.Event()
-        self._writer = threading.Thread(target=self._write_all, name="livetag-journal", daemon=True)
-        self._writer.start()
+        self._writer = start_writer(self)
 
     @classmethod
     def open(cls, path: Path, clock: Callable[[], float], write_timeout_s: float = 30.0) -> "Journal":
@@ -119,11 +160,11 @@ class Journal:
 
         Raises JournalCorrupt naming the record that cannot be trusted, JournalFailed if it cannot be opened.
         """
-        connection = open_file(path)
+        file = SqliteFile(path)
         try:
-            return cls(path, connection, clock, write_timeout_s)
+            return cls(file, clock, write_timeout_s)
         except BaseException:
-            connection.close()
+            file.close()
             raise
 
     def records(self) -> list[Record]:
@@ -157,7 +198,7 @@ class Journal:
 
     def wake(self) -> None:
         """Have the writer look. This costs the caller some 60 µs, so it is done after the pause."""
-        self._awake.set()
+        self._writer.wake()
 
     async def write(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
         """Append, and return once it is on disk; raises JournalFailed."""
@@ -185,12 +226,7 @@ class Journal:
 
     def load_images(self) -> dict[str, ModuleImage]:
         """Return the images not used yet, by module; raises JournalCorrupt if one is not as it was saved."""
-        saved = saved_images(self.records())
-        connection = open_file(self._path)
-        try:
-            return read_images(connection, self._path, saved)
-        finally:
-            connection.close()
+        return self._file.images(saved_images(self.records()))
 
     def close(self) -> None:
         """Write what waits, then let go of the file. Safe to call twice, and after a failure."""
@@ -200,29 +236,23 @@ class Journal:
         self._writer.join(self._write_timeout_s)
         self._fail("the journal is closed: the host is stopping. Try again once it runs.")
 
-    def _write_all(self) -> None:
-        """Serve the queue until the end: the writer thread, the only place that writes to the file."""
-        try:
-            while self._failure is None:
-                self._awake.wait()
-                self._awake.clear()  # before taking the batch: a later wake is then never lost
-                with self._lock:
-                    batch, self._waiting, last = self._waiting, [], self._closing
-                if batch:
-                    self._write_batch(batch)
-                if last:
-                    break
-        finally:
-            self._connection.close()
+    # -- for the writer, the only one that touches the file ----------------------------------------------------
 
-    def _write_batch(self, batch: Sequence[tuple[Line, Ticket]]) -> None:
+    def take_batch(self) -> tuple[Sequence[tuple[Line, Ticket]], bool]:
+        """All that waits, and whether nothing comes after it."""
+        with self._lock:
+            batch, self._waiting, last = self._waiting, [], self._closing
+        return batch, last or self._failure is not None
+
+    def close_file(self) -> None:
+        """The writer has ended."""
+        self._file.close()
+
+    def write_batch(self, batch: Sequence[tuple[Line, Ticket]]) -> None:
+        """Bring a batch to the file and tell who waits for it; whatever fails, nothing is taken any more."""
         lines = [line for line, _ in batch]
         try:
-            if not same_file(self._path, self._identity):
-                raise JournalFailed(
-                    f"{self._path} was removed or replaced while the host runs, so what it writes would be lost"
-                )
-            write_lines(self._connection, lines, self._head)
+            self._file.write(lines, self._head)
         except Exception as error:  # noqa: BLE001 - whatever it was, the answer is invariant 7
             text = self._fail(_what_failed(lines[0].record.seq, str(error)))
             for _, ticket in batch:

@@ -19,7 +19,7 @@ from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, start_died, ways_back
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
-from orchestrator.upgrade.incoming import KeptState
+from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override, OverrideKey
@@ -38,7 +38,7 @@ from orchestrator.upgrade.records import (
     RolledBack,
 )
 from orchestrator.upgrade.repository import Repository
-from orchestrator.upgrade.source import incoming_release
+from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction_view import TransactionView
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
@@ -132,6 +132,7 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     images: Mapping[str, ModuleImage],
     trial: TrialSection,
     box: BlackBox | None = None,
+    bring: Bring = incoming_release,
 ) -> Recovered:
     """Load every module of the table, give it its image, and start them all together; `box` notes whose code runs.
 
@@ -151,7 +152,9 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
             if name in lethal:
                 raise UpgradeError(lethal[name])
             with box.during(name, "being loaded"):
-                ready.append(await _ready(app, repository, entry, kept, trial, book.ledger.overrides))
+                found = await repository.staged(entry)
+                incoming = bring(found[0], entry, found[1], trial)
+                ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = str(error)
             if kept is not None:
@@ -186,16 +189,13 @@ async def _confirm(book: Book, recovered: Recovered) -> None:
                 )
 
 
-async def _ready(  # noqa: PLR0917  # all that a module needs to come back
+async def _ready(
     app: Application,
-    repository: Repository,
     entry: Entry,
+    incoming: Incoming,
     kept: KeptState | None,
-    trial: TrialSection,
     overrides: Mapping[OverrideKey, Override],
 ) -> Participant:
-    folder, manifest = await repository.staged(entry)
-    incoming = incoming_release(folder, entry, manifest, trial)
     change = Change(entry.name, None, entry)
     participant = Participant(app, change, incoming, kept, words.why_out(change, overrides))
     try:

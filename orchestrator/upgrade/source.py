@@ -21,6 +21,8 @@ from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.manifest import ModuleManifest, TrialSection
 
 T = TypeVar("T")
+Bring = Callable[[Path, Entry, ModuleManifest, TrialSection], Incoming]
+"""What makes a staged release one that can come into service; a simulation has its own, without child and thread."""
 
 
 class StagedSource:

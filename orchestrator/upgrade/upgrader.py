@@ -45,7 +45,7 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
-from orchestrator.upgrade.source import incoming_release
+from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
@@ -66,8 +66,10 @@ class Upgrader(Lookout):
         trial: TrialSection,
         *,
         kept: dict[str, KeptState] | None = None,
+        bring: Bring = incoming_release,
     ) -> None:
         super().__init__(app.clock)
+        self._bring = bring
         self.app = app
         self.repository = repository
         self.planner = planner
@@ -294,7 +296,7 @@ class Upgrader(Lookout):
         candidate = self.outlook.candidates.get(change.name)
         if change.after is None or candidate is None or candidate.folder is None:
             return None
-        return incoming_release(candidate.folder, change.after, candidate.manifest, self._trial)
+        return self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
 
     async def _after(self, group: Group, outcome: Outcome) -> None:
         if outcome.result == "committed":
