@@ -11,6 +11,7 @@ What holds, whatever clients do:
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import stat
 import struct
@@ -38,6 +39,7 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _UNREAD_BYTES_MAX = 4 * 1024 * 1024
 _DISCARD_S = 1.0
 _PROBE_S = 1.0
+_BIRTHPLACE = ".control-"
 _BACKLOG = 128  # who waits here is accepted and told, even when there are too many
 
 
@@ -263,9 +265,11 @@ def _bound(path: Path, group_id: int | None) -> socket.socket:
     Born in a private folder and moved into place, so that there is no moment in which it admits more users
     than it should, or is there and does not listen.
     """
+    for left in path.parent.glob(f"{_BIRTHPLACE}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a host that was killed right here
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with tempfile.TemporaryDirectory(prefix=".control-", dir=path.parent) as private:
+        with tempfile.TemporaryDirectory(prefix=_BIRTHPLACE, dir=path.parent) as private:
             born = Path(private, "sock")
             with reachable(born) as address:
                 listener.bind(address)

@@ -19,13 +19,38 @@ LETHAL = """
 
     class Voice(Module):
         def initial_state(self):
-            return {{"asked": 0}}
+            return {{"asked": 0, "notes": []}}
 
         @handles
         def loaded(self) -> str:
             return "1.1.0"
+
+        @handles
+        def told(self) -> dict:
+            return self.state
+
+        @handles
+        def note(self, number: int) -> None:
+            self.state["notes"].append(number)
+
+        @handles
+        async def brood(self, seconds: float) -> None:
+            pass
+
+        @handles
+        def drop(self) -> None:
+            pass
 """
 BROKEN = "raise RuntimeError('not today')"
+UNWILLING = (
+    voice("1.1.0")
+    + """
+            async def prepare(self):
+                import sys
+                if "orchestrator.control.host" in sys.modules:  # it passes its trial, and votes no in the host
+                    raise RuntimeError("not today")
+"""
+)
 
 
 def app_toml(modules: Mapping[str, tuple[str, str]]) -> str:
@@ -43,7 +68,10 @@ def all_in(version: str, mood: str = "calm") -> Served:
 
 
 def make_base(path: Path) -> Victim:
-    """Five modules in service in version 1.0.0 under a composition, stopped cleanly; 1.1.0 serves after `upgraded`."""
+    """Five modules in service in version 1.0.0 under a composition, stopped cleanly.
+
+    What the stop has saved: five states, three messages that waited for hen, in order, and one dead letter.
+    """
     base = Victim(path)
     base.calm()
     base.start()
@@ -52,19 +80,26 @@ def make_base(path: Path) -> Victim:
     base.work.tag("app/v1.0.0")
     assert base.push("main", "app/v1.0.0", *tags).returncode == 0
     assert base.serves() == all_in("1.0.0")
-    base.stop()
+    stop_with_notes(base)
     return base
 
 
-def make_upgraded(path: Path, base: Victim) -> Victim:
-    """The base after a second release, so that there is something to roll back."""
-    upgraded = Victim(path, base)
-    upgraded.calm()
-    upgraded.start()
-    tags = prepare_release(upgraded, "1.1.0")
-    assert upgraded.push("main", *tags).returncode == 0
-    upgraded.stop()
-    return upgraded
+def stop_with_notes(victim: Victim) -> None:
+    """Stop it while messages wait for hen; the next start is to give them back."""
+    victim.send("hen", "drop")
+    wait_until(lambda: victim.status()["dead_letters"] == 1, "a dead letter")
+    victim.send("hen", "brood", seconds=0.3)
+    for number in (1, 2, 3):
+        victim.send("hen", "note", number=number)
+    assert victim.stop() == 0
+
+
+def _upgraded(victim: Victim) -> None:
+    """A second release, so that there is something to roll back."""
+    victim.start()
+    tags = prepare_release(victim, "1.1.0")
+    assert victim.push("main", *tags).returncode == 0
+    victim.stop()
 
 
 def prepare_release(victim: Victim, version: str) -> tuple[str, ...]:
@@ -96,6 +131,12 @@ def _push_broken(victim: Victim) -> subprocess.Popen[str]:
     return victim.begin_push("main", "hen/v1.1.0")
 
 
+def _push_unwilling(victim: Victim) -> subprocess.Popen[str]:
+    victim.write("hen", UNWILLING)
+    victim.release("hen/v1.1.0")
+    return victim.begin_push("main", "hen/v1.1.0")
+
+
 def _roll_back(victim: Victim) -> subprocess.Popen[str]:
     return victim.begin_command("rollback", "--reason", "by mistake")
 
@@ -106,19 +147,24 @@ def _stop(victim: Victim) -> subprocess.Popen[str]:
     return victim.begin(["true"])
 
 
-def _died(victim: Victim, plan: str, times: int = 1, *, wanted: bool = False) -> None:
-    """Have it die at that point of a deploy of five, and at each start that goes on with it.
+def _died(victim: Victim, scenario: Scenario, plan: str, times: int = 1, *, wanted: bool = False) -> None:
+    """Have it die at that point of the scenario, and at each start that goes on with it.
 
     Then the tags go away, unless they are `wanted`, so that the next start is the whole scenario.
     """
-    assert run(victim, DEPLOY, plan) == "died"
+    assert run(victim, scenario, plan) == "died"
     for _ in range(times - 1):
         victim.aim(plan)
         victim.host = victim.spawn()
         wait_until(lambda: victim.dead, "the start goes on with the deploy, and dies", 30.0)
         victim.buried()
-    if not wanted:
-        victim.git("tag", "-d", *DEPLOY.tags)
+    if scenario.tags and not wanted:
+        victim.git("tag", "-d", *scenario.tags)
+
+
+def _rolling_back(victim: Victim) -> None:
+    _upgraded(victim)
+    _died(victim, ROLLBACK, "refs.rollback:after 1 kill", wanted=True)
 
 
 def _looped(victim: Victim) -> None:
@@ -128,7 +174,7 @@ def _looped(victim: Victim) -> None:
     victim.write("hen", LETHAL.format(trap=str(trap)))
     victim.release("hen/v1.1.0")
     assert victim.push("main", "hen/v1.1.0").returncode == 0
-    victim.stop()
+    stop_with_notes(victim)
     trap.write_text("")
     for _ in (1, 2):
         victim.host = victim.spawn()
@@ -145,7 +191,12 @@ DEPLOY = Scenario("deploy of five", _push_five, all_in("1.0.0"), all_in("1.1.0")
 COMPOSITION = Scenario(
     "composition change", _push_composition, all_in("1.0.0"), NEW_COMPOSITION, ("app/v2.0.0",)
 )
-REFUSED = Scenario("refused push", _push_broken, all_in("1.0.0"), all_in("1.0.0"), ("hen/v1.1.0",))
+REFUSED = Scenario(
+    "refused push", _push_broken, all_in("1.0.0"), all_in("1.0.0"), ("hen/v1.1.0",), quarantines=True
+)
+UNWILLED = Scenario(
+    "vote of no", _push_unwilling, all_in("1.0.0"), all_in("1.0.0"), ("hen/v1.1.0",), quarantines=True
+)
 STOP = Scenario("clean stop", _stop, all_in("1.0.0"), all_in("1.0.0"), stops=True)
 ROLLBACK = Scenario(
     "rollback",
@@ -154,14 +205,22 @@ ROLLBACK = Scenario(
     all_in("1.0.0"),
     tuple(f"{name}/v1.1.1" for name in MODULES),
     before=all_in("1.0.0"),  # it is asked for by the quarantine too, once that is recorded
+    ready=_upgraded,
 )
 START = Scenario("start after a stop", None, all_in("1.0.0"), all_in("1.0.0"))
+START_HALF_STOPPED = Scenario(
+    "recovery from half a stop",
+    None,
+    all_in("1.0.0"),
+    all_in("1.0.0"),
+    ready=lambda victim: _died(victim, STOP, "stop.stopped:before 1 kill"),
+)
 START_UNFINISHED = Scenario(
     "recovery before the decision",
     None,
     all_in("1.0.0"),
     all_in("1.0.0"),
-    ready=lambda victim: _died(victim, "switch.record:before 1 kill"),
+    ready=lambda victim: _died(victim, DEPLOY, "switch.record:before 1 kill"),
 )
 START_COMMITTED = Scenario(
     "recovery after the decision",
@@ -169,16 +228,31 @@ START_COMMITTED = Scenario(
     all_in("1.1.0"),
     all_in("1.1.0"),
     before=all_in("1.0.0"),
-    ready=lambda victim: _died(
-        victim, "journal.sync:after 4 kill", wanted=True
-    ),  # tags, PLANNED, PREPARED, COMMITTED
+    # of the tags, PLANNED, PREPARED, COMMITTED
+    ready=lambda victim: _died(victim, DEPLOY, "journal.sync:after 4 kill", wanted=True),
+)
+START_COMPOSED = Scenario(
+    "recovery after a composition change",
+    None,
+    NEW_COMPOSITION,
+    NEW_COMPOSITION,
+    ready=lambda victim: _died(victim, COMPOSITION, "refs.deployments:before 1 kill", wanted=True),
+)
+START_ROLLING_BACK = Scenario(
+    "recovery into a rollback",  # its tags are written, nothing of it is in the journal
+    None,
+    all_in("1.1.0"),
+    all_in("1.0.0"),
+    tuple(f"{name}/v1.1.1" for name in MODULES),
+    ready=_rolling_back,
 )
 START_QUARANTINE = Scenario(
     "recovery from the second death",
     None,
     all_in("1.0.0"),
     all_in("1.0.0"),
-    ready=lambda victim: _died(victim, "switch.record:before 1 kill", times=2),
+    ready=lambda victim: _died(victim, DEPLOY, "switch.record:before 1 kill", times=2),
+    quarantines=True,
 )
 START_LOOPING = Scenario(
     "recovery from a crash loop",
@@ -188,5 +262,14 @@ START_LOOPING = Scenario(
     before=all_in("1.0.0"),
     ready=_looped,
 )
-RECOVERIES = (START, START_LOOPING, START_UNFINISHED, START_COMMITTED, START_QUARANTINE)
-SCENARIOS = (DEPLOY, COMPOSITION, ROLLBACK, REFUSED, STOP, *RECOVERIES)
+RECOVERIES = (
+    START,
+    START_HALF_STOPPED,
+    START_UNFINISHED,
+    START_COMMITTED,
+    START_COMPOSED,
+    START_ROLLING_BACK,
+    START_QUARANTINE,
+    START_LOOPING,
+)
+SCENARIOS = (DEPLOY, COMPOSITION, ROLLBACK, REFUSED, UNWILLED, STOP, *RECOVERIES)

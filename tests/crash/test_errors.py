@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from tests.crash.aftermath import check
 from tests.crash.conftest import Bases
 from tests.crash.scenarios import COMPOSITION, DEPLOY, ROLLBACK, STOP
-from tests.crash.test_kills import golden
-from tests.crash.victim import Scenario, check, run
+from tests.crash.victim import Scenario, run
 
 ACTIONS = ("eio", "enospc", "raise")
 QUICK = (
@@ -46,7 +46,7 @@ def test_a_step_that_fails_ends_nobody(bases: Bases, scenario: Scenario, point: 
 def test_each_durable_step_that_fails_ends_nobody(
     bases: Bases, scenario: Scenario, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    points = dict.fromkeys(point for point, _ in golden(bases, scenario))
+    points = dict.fromkeys(point for point, _ in bases.golden(scenario))
     points.pop("switch.record:after", None)  # after the decision nothing can raise, and no disk is asked
     ends = Counter(fails(bases, scenario, f"{p} 1 {action}") for p in points for action in ACTIONS)
     with capsys.disabled():

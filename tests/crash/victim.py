@@ -5,18 +5,17 @@ The harness is that of `livetag selftest`; here it runs on modules that say whic
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.control.selftest import scenario as harness
-from orchestrator.control.selftest.checks import check
-from orchestrator.control.selftest.scenario import run
 from orchestrator.control.selftest.scratch import Scratch, Served
 from orchestrator.upgrade.ledger import Ledger
 from tests.git_fixtures import clean_environment
 from tests.stories.deployment import Deployment
 
-__all__ = ["Scenario", "Served", "Victim", "check", "run", "table_of", "voice"]
+__all__ = ["Scenario", "Served", "Victim", "run", "voice"]
 
 SETTLE_S = 0.3  # a start of a victim has lasted after this
 
@@ -34,7 +33,14 @@ class Victim(Scratch, Deployment):
         return {name: self.ask(name, "loaded") for name in self.status()["modules"]}
 
     def table_of(self, ledger: Ledger) -> Served:
-        return table_of(ledger)
+        return {
+            name: f"{entry.version} {entry.config.get('mood', '-')}" for name, entry in ledger.table.items()
+        }
+
+    def calm(self) -> None:
+        """From the next start on, nothing dies on purpose any more, and this is a deployment like any other."""
+        super().calm()
+        self.plan_file.unlink(missing_ok=True)
 
     def go_further(self, tag: str) -> None:
         module = tag.partition("/")[0]
@@ -48,22 +54,39 @@ class Victim(Scratch, Deployment):
 Scenario: TypeAlias = harness.Scenario[Victim]
 
 
-def table_of(ledger: Ledger) -> Served:
-    """The release table in the words of `Victim.serves`."""
-    return {name: f"{entry.version} {entry.config.get('mood', '-')}" for name, entry in ledger.table.items()}
+def run(victim: Victim, scenario: Scenario, plan: str) -> str:
+    """As the harness runs it, with a victim that was made ready before: that is done once, and copied."""
+    return harness.run(victim, replace(scenario, ready=lambda _victim: None), plan)
 
 
 def voice(version: str) -> str:
-    """A module that says which code and which config of it is loaded, and counts."""
+    """A module that says which code and which config of it is loaded, and tells what its state has seen."""
     return f"""
+        import asyncio
         from livetag import Module, handles
 
         class Voice(Module):
             def initial_state(self):
-                return {{"asked": 0}}
+                return {{"asked": 0, "notes": []}}
 
             @handles
             def loaded(self) -> str:
                 self.state["asked"] += 1
                 return {version!r} + " " + self.config.get("mood", "-")
+
+            @handles
+            def told(self) -> dict:
+                return self.state
+
+            @handles
+            def note(self, number: int) -> None:
+                self.state["notes"].append(number)
+
+            @handles
+            async def brood(self, seconds: float) -> None:
+                await asyncio.sleep(seconds)
+
+            @handles
+            def drop(self) -> None:
+                raise ValueError("dropped")
     """

@@ -41,7 +41,9 @@ class Deployment:
         if like is None:
             self.place = create(path / "d", None, clean_environment())[0]
         else:  # a copy of one whose host does not run
-            self.place = Place(shutil.copytree(like.path, path / "d", symlinks=True))
+            # A socket that a killed host has left behind cannot be copied.
+            socket = shutil.ignore_patterns(like.place.socket.name)
+            self.place = Place(shutil.copytree(like.path, path / "d", symlinks=True, ignore=socket))
             shutil.copytree(like.work.path, path / "work", symlinks=True)
         self.path: Path = self.place.path
         self.work: GitRepo = GitRepo(path / "work", self.place.store if like is None else None)

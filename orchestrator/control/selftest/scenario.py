@@ -26,7 +26,8 @@ class Scenario(Generic[S]):
 
     `drive` begins it and returns the process that carries it; None: the start of the host is the scenario. `old` and
     `new` are what may serve afterwards, `tags` the tags that ask for the new (deleted where the journal says old, so
-    that the old is seen to serve), `further` the tag of a release that must go live after all.
+    that the old is seen to serve), `beyond` those that ask for what comes after the new, `further` the tag of a release
+    that must go live after all.
     """
 
     name: str
@@ -34,11 +35,13 @@ class Scenario(Generic[S]):
     old: Served
     new: Served
     tags: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
     further: str = "hen/v1.9.0"
     ready: Callable[[S], None] = _ready
     stops: bool = False  # the scenario ends with the host's end
     # What the host goes back to once a second death has quarantined the release in service.
     before: Served | None = None
+    quarantines: bool = False  # it ends with something in quarantine, as is right
 
 
 def run(subject: S, scenario: Scenario[S], plan: str) -> str:
