@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import git
 from typing_extensions import Self
 
 from repo_store.batch import Batch
 from repo_store.errors import GitFailed
+from repo_store.starting import Start, directly
 
 RUN_TIMEOUT_S = 60.0
 STDERR_SHOWN = 2000
@@ -68,14 +68,16 @@ _OVERRIDES = (
 class GitDoor:
     """Git on one repository, by full path. A context manager; use one door for one thread.
 
-    GitPython's residents are silently wrong under threads (DESIGN §8), so a lock stands before each call: a
-    second thread waits instead of reading another's answer. `quarantine` takes the variables a pre-receive
-    hook was given (others in it are ignored), so that objects of a push under way can be read.
+    Residents are silently wrong under threads (DESIGN §8), so a lock stands before each call: a second thread
+    waits instead of reading another's answer. `quarantine` takes the variables a pre-receive hook was given
+    (others in it are ignored), so that objects of a push under way can be read. `start`: see repo_store.starting.
     """
 
-    def __init__(self, path: Path, quarantine: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, quarantine: Mapping[str, str] | None = None, start: Start = directly
+    ) -> None:
         self.path = Path(path).absolute()
-        self._git = git.Git(str(self.path))
+        self._start_process = start
         passed = {name: value for name, value in (quarantine or {}).items() if name in QUARANTINE_NAMES}
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         self._environment = {**kept, **_ENVIRONMENT, **passed}
@@ -134,21 +136,12 @@ class GitDoor:
             return self._headers.headers(object_ids)
 
     def _start(self, args: Sequence[str]) -> subprocess.Popen[bytes]:
-        # GitPython lays its environment over os.environ and cannot take a name away; env -i can.
-        environment = [f"{name}={value}" for name, value in self._environment.items()]
         overrides = [part for pair in _OVERRIDES for part in ("-c", pair)]
-        command = ["env", "-i", *environment, "git", f"--git-dir={self.path}", *overrides, *args]
+        command = ["git", f"--git-dir={self.path}", *overrides, *args]
         try:
-            started = self._git.execute(command, istream=subprocess.PIPE, as_process=True)
-        except (git.GitCommandNotFound, OSError) as error:
+            return self._start_process(command, self._environment, self.path)
+        except OSError as error:
             raise GitFailed(f"git could not be started in {self.path}: {error}") from error
-        process: subprocess.Popen[bytes] | None = started.proc
-        # From here on the process is ours: GitPython's wrapper would end it as soon as nobody holds the
-        # wrapper.
-        started.proc = None
-        if process is None:
-            raise GitFailed(f"git {_shown(args)} could not be started in {self.path}.")
-        return process
 
 
 def _shown(args: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from repo_store.manifest import (
 from repo_store.objects import ObjectReader
 from repo_store.refs import Peeler, RefChange, list_refs, update_refs
 from repo_store.release import APP, RefMap, Release, Tag, TagRef, is_package_name, parse_tag, version_at
+from repo_store.starting import Start, directly
 from repo_store.tree import TREE, TreeEntry, object_id, tree_object
 
 _CONFIG = {
@@ -59,8 +60,10 @@ class RepoStore(ObjectReader):
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, quarantine: Mapping[str, str] | None = None) -> RepoStore:
-        """Open the bare repository at `path`; `quarantine` as for GitDoor.
+    def open(
+        cls, path: Path, quarantine: Mapping[str, str] | None = None, start: Start = directly
+    ) -> RepoStore:
+        """Open the bare repository at `path`; `quarantine` and `start` as for GitDoor.
 
         Raises StoreError if there is none.
         """
@@ -68,7 +71,7 @@ class RepoStore(ObjectReader):
         if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
             hint = f"livetag init {path.parent}"
             raise StoreError(f"there is no bare Git repository at {path}. Make one with: {hint}")
-        door = GitDoor(path, quarantine)
+        door = GitDoor(path, quarantine, start)
         if is_reftable(door):
             raise StoreError(
                 f"{path} keeps its refs in reftable format, whose changes cannot be watched as files. "

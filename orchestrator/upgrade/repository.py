@@ -26,6 +26,7 @@ from repo_store.manifest import AppManifest, ModuleManifest
 from repo_store.refs import RefChange
 from repo_store.release import RefMap, Release, Tag, TagRef
 from repo_store.staging import Stage, StagedRelease
+from repo_store.starting import through_gitpython
 from repo_store.store import RepoStore
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Repository:
         """Open the store on its thread. Raises StoreError."""
 
         def open_store() -> tuple[RepoStore, Stage]:
-            store = RepoStore.open(self._store_path)
+            store = RepoStore.open(self._store_path, start=through_gitpython)
             return store, Stage(self._stage_path, store, self._describe)
 
         self._store, self._stage = await self._run(open_store)
