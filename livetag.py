@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":  # a command, which ends there and has no use for what an author imports
+    from orchestrator.control.cli import main
+
+    main()
+
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.module import Module, every, handles, intake, subscribes, upcasts
 from orchestrator.runtime.resource import resource
@@ -33,9 +38,3 @@ def __getattr__(name: str) -> object:
 
         return orchestrator.testing
     raise AttributeError(f"module 'livetag' has no attribute {name!r}")
-
-
-if __name__ == "__main__":
-    from orchestrator.control.cli import main
-
-    main()

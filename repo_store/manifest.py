@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 import tomli
 from msgspec import Meta
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from repo_store.errors import ManifestInvalid
 from repo_store.release import is_package_name, package_name_problem
@@ -189,6 +187,8 @@ def _check_requires(requires: Requires, where: str) -> None:
             raise _refuse(where, "requires.modules", name, "the name of a module")
         _check_specifiers(specifiers, where, f"requires.modules.{name}", ">=1.2,<2")
     for index, text in enumerate(requires.distributions):
+        from packaging.requirements import InvalidRequirement, Requirement  # 20 ms that few manifests need
+
         try:
             Requirement(text)
         except InvalidRequirement as error:
@@ -197,6 +197,8 @@ def _check_requires(requires: Requires, where: str) -> None:
 
 
 def _check_specifiers(text: str, where: str, key: str, example: str) -> None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # as above
+
     try:
         SpecifierSet(text)
     except InvalidSpecifier as error:

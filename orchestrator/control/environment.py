@@ -1,10 +1,9 @@
 """What this process offers to `[requires]` of a release: its Python and its distributions."""
 
+import re
 import sys
 from importlib import metadata
 from pathlib import PurePath
-
-from packaging.utils import canonicalize_name
 
 from orchestrator.upgrade.checks import Environment
 
@@ -15,7 +14,7 @@ def host_environment() -> Environment:
     for distribution in metadata.distributions():
         name, version = _name_and_version(distribution)
         if name:
-            found.setdefault(canonicalize_name(name), version)
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)  # the canonical name
     return Environment(".".join(map(str, sys.version_info[:3])), found)
 
 

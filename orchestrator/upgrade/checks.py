@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
-
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.state import find_path
@@ -77,6 +73,12 @@ def release_checks(
 def _environment_checks(name: str, manifest: ModuleManifest, environment: Environment) -> Iterable[Check]:
     """Python and distributions, as `[requires]` asks for them."""
     requires = manifest.requires
+    if requires.python is None and not requires.distributions:
+        return
+    from packaging.requirements import Requirement  # 20 ms of a host's start that few releases need
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+
     if requires.python is not None:
         ok = SpecifierSet(requires.python).contains(environment.python, prereleases=True)
         advice = "Lower requires.python in its module.toml, or run the host on such a Python"

@@ -1,6 +1,5 @@
 """`check`: what a host would look at before a release goes live, on a working copy and without a host."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +42,8 @@ def check(
 
     Exit code 1 if something would be refused.
     """
+    import asyncio  # late, as what follows
+
     from orchestrator.control.check import check as check_working_copy  # late: no other command needs so much
     from orchestrator.control.check import read_state
 
