@@ -7,7 +7,20 @@ it. What needs the running application (versions, interfaces, a trial) is the ho
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from hooks.push import PLAN, Command, NotRunByGit, Place, options_in, options_problem, read_commands, say
+from hooks.push import (
+    PLAN,
+    Command,
+    NotRunByGit,
+    Place,
+    options_in,
+    options_problem,
+    pusher,
+    read_commands,
+    say,
+    says_policy,
+)
+from repo_store.errors import PolicyUnreadable
+from repo_store.trusted import read_trusted
 
 RESERVED = ("refs/heads/deployments", "refs/live", "refs/keep")
 EPILOGUE = (
@@ -42,6 +55,15 @@ def _problems(
     for command in commands:
         if any(command.ref == name or command.ref.startswith(name + "/") for name in RESERVED):
             yield f"refused: {command.ref}: only the host writes this ref; it tells what was live."
+    try:
+        config = read_trusted(place.store.parent / "livetag.toml")
+    except PolicyUnreadable as error:
+        yield f"refused: {error}"
+        return
+    if config is not None and says_policy(config):
+        from hooks.permission import permission_problems
+
+        yield from permission_problems(commands, place.store, environ, pusher(environ))
     tags = [command for command in commands if command.is_tag and command.new is not None]
     if tags:
         from hooks.release_check import tag_problems  # a push of branches need not wait for this import

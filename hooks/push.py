@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.control.printable import printable
+from repo_store.identity import PRINCIPAL_VARIABLE
 
 TAGS = "refs/tags/"
 WAIT_CONFIRMED = "wait=confirmed"
@@ -84,15 +85,31 @@ def options_problem(options: Sequence[str]) -> str | None:
 
 
 def pusher(environ: Mapping[str, str]) -> str:
-    """Return the name under which this push is told to the host: the web server's user, else the system's."""
+    """Return for whom this push is told to be: `ssh:` of `livetag shell`, `http:` of a web server, else the OS user.
+
+    Whoever starts a hook chooses its environment, so this is a claim: it is believed of those who may speak for others
+    (`repo_store.identity`), and the host knows by the kernel who tells it.
+    """
+    if environ.get(PRINCIPAL_VARIABLE):
+        return f"ssh:{environ[PRINCIPAL_VARIABLE]}"
     if environ.get("REMOTE_USER"):
-        return environ["REMOTE_USER"]
+        return f"http:{environ['REMOTE_USER']}"
     import pwd
 
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return f"os:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"os:uid-{os.getuid()}"
+
+
+def says_policy(config: bytes) -> bool:
+    """Whether a livetag.toml may say more than the default policy: else a push need not wait for it to be understood."""
+    lines = [line.strip() for line in config.split(b"\n")]
+    said = [line for line in lines if line and not line.startswith(b"#")]
+    return any(
+        b"policy" in line and (line != b"[policy]" or not following.startswith(b"["))
+        for line, following in zip(said, [*said[1:], b"["], strict=True)
+    )
 
 
 def say(text: str) -> None:

@@ -23,3 +23,11 @@ class GitFailed(StoreError):
 
 class RefChanged(StoreError):
     """A compare-and-swap of refs lost: somebody moved one of them. Nothing was changed; read and retry."""
+
+
+class PolicyUnreadable(StoreError):
+    """What says who may deploy cannot be read, or could have been written by anybody: nothing is permitted."""
+
+
+class TagRefused(StoreError):
+    """A tag is not the order of somebody who may give it; the message is a phrase that says why, without the tag."""

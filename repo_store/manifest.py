@@ -16,6 +16,7 @@ import tomli
 from msgspec import Meta
 
 from repo_store.errors import ManifestInvalid
+from repo_store.identity import ALLOWED, Identity, is_principal
 from repo_store.release import is_package_name, package_name_problem
 
 MANIFEST_BYTES_MAX = 256 * 1024
@@ -100,9 +101,16 @@ class HostSection(msgspec.Struct, frozen=True):
 
 
 class PolicySection(msgspec.Struct, frozen=True):
-    """Who may deploy. The strict policy (signed tags) is not built yet, and must not look as if it were in force."""
+    """Who may deploy. `allow` None: whoever can write the repository.
 
-    mode: Literal["default"] = "default"
+    `modules` has lists of its own for some packages (`app` is the composition). `relays` are the OS users whose `livetag
+    shell` or web server says for whom it pushes, beside the deployment's owner.
+    """
+
+    mode: Literal["default", "strict"] = "default"
+    allow: tuple[Text, ...] | None = None
+    modules: dict[str, tuple[Text, ...]] = {}
+    relays: tuple[Text, ...] = ()
 
 
 class ControlSection(msgspec.Struct, frozen=True):
@@ -176,7 +184,23 @@ def parse_app(data: bytes, where: str) -> AppManifest:
 
 def parse_host(data: bytes, where: str) -> HostConfig:
     """Read a `livetag.toml`; `where` names the file in messages. Raises ManifestInvalid."""
-    return _read(data, where, HostConfig)
+    config = _read(data, where, HostConfig)
+    policy = config.policy
+    lists = {
+        "policy.allow": policy.allow or (),
+        **{f"policy.modules.{k}": v for k, v in policy.modules.items()},
+    }
+    for name in policy.modules:
+        if not is_package_name(name):
+            raise _refuse(where, "policy.modules", name, "the name of a package, or app")
+    for key, names in lists.items():
+        for index, who in enumerate(names):
+            if Identity.parse(who) is None:
+                raise _refuse(where, f"{key}[{index}]", who, ALLOWED)
+    for index, name in enumerate(policy.relays):
+        if not is_principal(name):
+            raise _refuse(where, f"policy.relays[{index}]", name, "the name of an OS user, without os:")
+    return config
 
 
 def _check_requires(requires: Requires, where: str) -> None:

@@ -1,11 +1,14 @@
 """Where a deployment is, what lies in it, and what its `livetag.toml` says (DESIGN §4, §9)."""
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.control.clone import Clone
 from repo_store.manifest import HostConfig, parse_host
+from repo_store.trusted import read_trusted
 
 CONFIG_NAME = "livetag.toml"
 VARIABLE = "LIVETAG_DIR"
@@ -88,6 +91,10 @@ def _named(path: Path, by: str) -> Deployment:
 def load_config(deployment: Deployment) -> HostConfig:
     """Return what the deployment's livetag.toml says, with the defaults for what it does not say.
 
-    Raises ManifestInvalid naming file, key, value and what is allowed; OSError if it cannot be read.
+    Raises ManifestInvalid naming file, key, value and what is allowed; PolicyUnreadable if it cannot be read, or others could
+    have written it; OSError if it is not there.
     """
-    return parse_host(deployment.config_file.read_bytes(), str(deployment.config_file))
+    data = read_trusted(deployment.config_file)
+    if data is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(deployment.config_file))
+    return parse_host(data, str(deployment.config_file))

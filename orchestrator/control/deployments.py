@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
+from orchestrator.control.permissions import Permissions
 from orchestrator.control.plans import Plans, check_tag, view_of
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import read
@@ -51,11 +52,18 @@ class Deployments:
     """Asks the upgrader to look, and says what came of it."""
 
     def __init__(
-        self, upgrader: Upgrader, plans: Plans, reconfiguration: Reconfiguration, *, prereleases: bool
+        self,
+        upgrader: Upgrader,
+        plans: Plans,
+        reconfiguration: Reconfiguration,
+        permissions: Permissions,
+        *,
+        prereleases: bool,
     ) -> None:
         self._upgrader = upgrader
         self._plans = plans
         self._reconfiguration = reconfiguration
+        self._permissions = permissions
         self._prereleases = prereleases
 
     async def wake(self, _request: dict[str, object], _emit: Emit) -> object:
@@ -64,6 +72,7 @@ class Deployments:
 
     async def deploy(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Tag)
+        self._permissions.check(request, [asked.tag])
         self._known_tag(asked.tag, await self._upgrader.repository.refs())
         self._upgrader.deploy_by_hand([asked.tag])
         return await self._outcomes([asked.tag], emit, wait=asked.wait)
@@ -73,8 +82,8 @@ class Deployments:
         tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
         if "plan" in asked.options:
             return await self._plans.of_push({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
-        if asked.who:
-            self._upgrader.told(tags, Cause(asked.who))
+        who = self._permissions.identity(request, asked.who)
+        self._upgrader.told(tags, Cause(who.shown))
         gone = {
             parsed.package
             for c in asked.changes
@@ -124,6 +133,7 @@ class Deployments:
 
     async def retry(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Tag)
+        self._permissions.check(request, [asked.tag])
         refs = await self._upgrader.repository.refs()
         taken_back = self._taken_back(asked.tag) if asked.tag not in refs else None
         if taken_back is not None:
@@ -170,6 +180,7 @@ class Deployments:
             raise Refused(
                 "A rollback needs a reason; the next reader of the history has only that. Add --reason TEXT."
             )
+        self._permissions.check(request, [step.tag.name for step in rollback.steps])
         if rollback.commands:
             return await self._reconfiguration.undo(rollback.commands, asked.reason, rollback.txn, emit)
         tags = {step.tag: step.commit_id for step in rollback.steps}

@@ -16,7 +16,7 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.upgrade import words
 from orchestrator.upgrade.ledger import Ledger, TransactionView
-from orchestrator.upgrade.records import StateImported
+from orchestrator.upgrade.records import StateImported, TagRefused
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store import failpoints
@@ -44,6 +44,10 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "waiting": [
             {"tags": list(g.tags), "why": g.waits or g.held}
             for g in (*upgrader.outlook.plan.waiting, *upgrader.outlook.plan.held)
+        ],
+        "not_permitted": [
+            {"tag": r.tag, "object": r.object_id, "reason": r.reason, "who": r.who, "at": r.at}
+            for r in ledger.refusals.values()
         ],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
@@ -95,8 +99,9 @@ def history(ledger: Ledger, module: str | None, limit: int, in_doubt: int | None
     ]
     views = [replace(v, outcome="in_doubt") if v.id == in_doubt and not v.outcome else v for v in views]
     found = [_transaction(view) for view in sorted(views, key=lambda v: v.id, reverse=True) if view.outcome]
-    imports = [_import(r.fact, r.at) for r in ledger.imports if isinstance(r.fact, StateImported)]
-    mine = [each for each in imports if module is None or each["modules"][0]["module"] == module]
+    others = [_import(r.fact, r.at) for r in ledger.imports if isinstance(r.fact, StateImported)]
+    others += [_refused(r.fact, r.at) for r in ledger.refused if isinstance(r.fact, TagRefused)]
+    mine = [each for each in others if module is None or each["modules"][0]["module"] == module]
     if mine:
         found = sorted([*found, *reversed(mine)], key=lambda each: float(each["at"]), reverse=True)
     return found[:limit]
@@ -119,6 +124,28 @@ def _import(fact: StateImported, at: float) -> Facts:
         "who": fact.who,
         "by": "livetag state --import",
         "state": digests,
+    }
+
+
+def _refused(fact: TagRefused, at: float) -> Facts:
+    """A tag that was nobody's order: nothing was run, so it is no transaction and has no id."""
+    row = {
+        "module": fact.tag.partition("/")[0],
+        "from": None,
+        "to": None,
+        "commit": None,
+        "text": f"tag {fact.tag}",
+    }
+    return {
+        "id": None,
+        "at": at,
+        "modules": [row],
+        "outcome": "not permitted",
+        "reason": fact.reason,
+        "pause_us": None,
+        "held_messages": None,
+        "who": fact.who,
+        "by": fact.tag,
     }
 
 

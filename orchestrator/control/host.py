@@ -29,6 +29,7 @@ from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
+from orchestrator.upgrade.gate import Gate
 from orchestrator.upgrade.image import newest_id, take_image
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.needed import needed_commits, needed_trees
@@ -118,7 +119,10 @@ class _Host:
         recovered = await bring_back(app, book, repository, images, self._config.trial, self._box)
         settling = asyncio.ensure_future(self._settle(app, book))
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
-        planner = Planner(app, repository, host_environment(), prereleases=self._config.host.prereleases)
+        prereleases = self._config.host.prereleases
+        strict = self._config.policy.mode == "strict"
+        gate = Gate(self._deployment.path, prereleases=prereleases) if strict else None
+        planner = Planner(app, repository, host_environment(), prereleases=prereleases, gate=gate)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
         server = ControlServer(self._deployment.socket, operations.table(), group=self._config.control.group)

@@ -14,6 +14,7 @@ from orchestrator.control.deployments import Deployments
 from orchestrator.control.interface import Interface
 from orchestrator.control.messages import Messages
 from orchestrator.control.naming import Naming
+from orchestrator.control.permissions import Permissions
 from orchestrator.control.plans import Plans
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import expected, read
@@ -59,7 +60,10 @@ class Operations:
         reconfiguration = Reconfiguration(self._app, self._upgrader)
         plans = Plans(self._app, self._upgrader, self._config)
         prereleases = self._config.host.prereleases
-        deployments = Deployments(self._upgrader, plans, reconfiguration, prereleases=prereleases)
+        permissions = Permissions(self._config.policy)
+        deployments = Deployments(
+            self._upgrader, plans, reconfiguration, permissions, prereleases=prereleases
+        )
         messages = Messages(self._app, self._why_out)
         naming = Naming(self._app)
         state_files = StateFiles(self._app, self._upgrader)

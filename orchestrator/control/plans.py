@@ -126,6 +126,7 @@ def view_of(upgrader: Upgrader, outlook: Outlook, *, prereleases: bool, trouble:
         trouble,
         stopped=stopped,
         doubt=book.doubt,
+        not_ordered=outlook.admission.all_refused,
     )
 
 

@@ -35,6 +35,19 @@ from repo_store.failpoints import step
 Emit = Callable[[Mapping[str, object]], None]
 Operation = Callable[[dict[str, object], Emit], Awaitable[object]]
 
+
+class Request(dict[str, object]):
+    """What a client asked for, and who is at the other end, as the kernel saw it."""
+
+    peer_uid: int | None = None
+
+
+def peer_uid(request: dict[str, object]) -> int:
+    """The uid at the other end of the socket; our own for a request that did not come through it."""
+    found = request.peer_uid if isinstance(request, Request) else None
+    return os.geteuid() if found is None else found
+
+
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _UNREAD_BYTES_MAX = 4 * 1024 * 1024
 _DISCARD_S = 1.0
@@ -153,7 +166,8 @@ class ControlServer:
         if len(self._clients) > self._max_clients:
             raise Refused(f"the host serves {self._max_clients} clients already; try again in a moment")
         self._check_peer(client)
-        request = decode_line(await self._request_line(reader))
+        request = Request(decode_line(await self._request_line(reader)))
+        request.peer_uid = client.peer[0]
         name = request.pop("op", None)
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None:

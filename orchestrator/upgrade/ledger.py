@@ -11,6 +11,7 @@ from functools import singledispatchmethod
 from types import MappingProxyType
 from typing import TypeVar
 
+from orchestrator.upgrade import orders as signed
 from orchestrator.upgrade import overrides as by_hand
 from orchestrator.upgrade import records as facts
 from orchestrator.upgrade.errors import IllegalTransition
@@ -74,10 +75,13 @@ class Ledger:
     unfinished: TransactionView | None = None
     next_txn: int = 1
     tags: Mapping[str, TagPin] = field(default_factory=_nothing)
+    orders: Mapping[str, tuple[signed.Order, ...]] = field(default_factory=_nothing)
+    refusals: Mapping[str, signed.Refusal] = field(default_factory=_nothing)
     images: frozenset[str] = frozenset()
     overrides: Mapping[OverrideKey, Override] = field(default_factory=_nothing)
     holds: Mapping[str, Hold] = field(default_factory=_nothing)
     imports: tuple[Record, ...] = ()
+    refused: tuple[Record, ...] = ()  # tags that were nobody's order, as they were seen
     app: tuple[str, str] | None = None
     running: bool = False
     stopped_clean: bool = False
@@ -119,10 +123,13 @@ class _Draft:
         self.probations = {view.id for view in base.in_probation}
         self.next_txn = base.next_txn
         self.tags = dict(base.tags)
+        self.orders = dict(base.orders)
+        self.refusals = dict(base.refusals)
         self.images = set(base.images)
         self.overrides = dict(base.overrides)
         self.holds = dict(base.holds)
         self.imports = list(base.imports)
+        self.refused = list(base.refused)
         self.app = base.app
         self.running = base.running
         self.stopped_clean = base.stopped_clean
@@ -140,10 +147,13 @@ class _Draft:
             unfinished=None if self.unfinished is None else self.transactions[self.unfinished],
             next_txn=self.next_txn,
             tags=MappingProxyType(self.tags),
+            orders=MappingProxyType(self.orders),
+            refusals=MappingProxyType(self.refusals),
             images=frozenset(self.images),
             overrides=MappingProxyType(self.overrides),
             holds=MappingProxyType(self.holds),
             imports=tuple(self.imports),
+            refused=tuple(self.refused),
             app=self.app,
             running=self.running,
             stopped_clean=self.stopped_clean,
@@ -204,6 +214,7 @@ class _Draft:
             ),
         )
         self._put(self.table, view.changes)
+        signed.carry(self.orders, view.changes, view.app)
         self.app = view.app or self.app
         self.images.difference_update(fact.images_used)
         self._take_over_probations(view)
@@ -258,6 +269,7 @@ class _Draft:
             if change.before is not None and self.confirmed.get(change.name) == change.before:
                 self._put(self.confirmed, (change,))  # the same code by another tag is as good as it was
         self._put(self.table, fact.changes)
+        signed.carry(self.orders, fact.changes, None)
         self.transactions[fact.txn] = TransactionView(
             fact.txn,
             record.at,
@@ -309,6 +321,16 @@ class _Draft:
             self.tags.pop(fact.tag, None)
         else:
             self.tags[fact.tag] = TagPin(fact.object_id, fact.commit_id)
+
+    @_take.register
+    def _tag_accepted(self, fact: facts.TagAccepted, record: Record) -> None:  # noqa: ARG002
+        signed.accept(self.orders, fact)
+
+    @_take.register
+    def _tag_refused(self, fact: facts.TagRefused, record: Record) -> None:
+        signed.refuse(self.refusals, fact, record.at)
+        if fact.reason:
+            self.refused.append(record)
 
     @_take.register
     def _host_started(self, fact: facts.HostStarted, record: Record) -> None:  # noqa: ARG002

@@ -15,7 +15,9 @@ from orchestrator.runtime.tables import ModuleTables
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
 from orchestrator.upgrade.desired import Key, desired, wishes
+from orchestrator.upgrade.gate import Gate
 from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.orders import Admission
 from orchestrator.upgrade.overrides import held_back
 from orchestrator.upgrade.overrule import Overruled, Sight, overrule
 from orchestrator.upgrade.plan import Group, Plan, Say, make_plan
@@ -40,6 +42,7 @@ class Outlook:
         default_factory=dict
     )  # module → what the plan knows of its version in service
     overruled: Overruled = Overruled({})  # noqa: RUF009  # what persons have made of what the refs ask for
+    admission: Admission = Admission({}, {})  # noqa: RUF009  # what of the refs was ordered by who may
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,19 @@ class Planner:
     """Makes plans for one application and one repository."""
 
     def __init__(
-        self, app: Application, repository: Repository, environment: Environment, *, prereleases: bool
+        self,
+        app: Application,
+        repository: Repository,
+        environment: Environment,
+        *,
+        prereleases: bool,
+        gate: Gate | None = None,
     ) -> None:
         self._app = app
         self._repository = repository
         self._environment = environment
         self._prereleases = prereleases
+        self._gate = gate  # of the strict policy; None: whatever the repository has is an order
         self._described: dict[tuple[str, str], Description] = {}  # (package, tree id) of what is in service
 
     async def look(
@@ -74,7 +84,12 @@ class Planner:
         `together`: sets of tags that are one transaction; `by_hand`: tags that go through a hold. Raises StoreError if
         the repository cannot be read.
         """
-        return await self._look(refs, ledger, _Asked(together, by_hand), ledger.quarantine.keys())
+        asked = _Asked(together, by_hand)
+        if self._gate is None:
+            return await self._look(refs, ledger, asked, ledger.quarantine.keys())
+        admission = await self._gate.admit(self._repository, refs, ledger)
+        barred = {*ledger.quarantine, *(admission.barred or ())}
+        return replace(await self._look(admission.refs, ledger, asked, barred), admission=admission)
 
     async def _look(
         self, refs: RefMap, ledger: Ledger, asked: _Asked, quarantine: Collection[Key]
@@ -112,7 +127,9 @@ class Planner:
 
     def over(self, repository: Repository) -> Planner:
         """One that looks through another repository: at objects and a stage of its own."""
-        other = Planner(self._app, repository, self._environment, prereleases=self._prereleases)
+        other = Planner(
+            self._app, repository, self._environment, prereleases=self._prereleases, gate=self._gate
+        )
         other._described = dict(
             self._described
         )  # what serves is staged here, and need not be staged there again

@@ -200,6 +200,25 @@ class TagMoved(_Fact, frozen=True, tag=True):
     who: str
 
 
+class TagAccepted(_Fact, frozen=True, tag=True):
+    """Strict policy: this tag object is an order that `principal` signed with the key of that fingerprint."""
+
+    tag: str
+    object_id: str
+    commit_id: str
+    principal: str
+    key: str
+
+
+class TagRefused(_Fact, frozen=True, tag=True):
+    """Strict policy: the tag as it is now is nobody's order; an empty reason: there is nothing against it any more."""
+
+    tag: str
+    object_id: str | None
+    reason: str
+    who: str
+
+
 class HostStarted(_Fact, frozen=True, tag=True):
     """A host took the deployment; written before any module code is loaded."""
 
@@ -258,6 +277,8 @@ Fact = (
     | Unheld
     | StateImported
     | TagMoved
+    | TagAccepted
+    | TagRefused
     | HostStarted
     | StartDied
     | Settled

@@ -23,11 +23,13 @@ from orchestrator.upgrade.records import Entry
 from repo_store.errors import ReleaseInvalid, StoreError
 from repo_store.history import DeploymentEntry, History
 from repo_store.manifest import AppManifest, ModuleManifest
+from repo_store.policy_files import Policy
 from repo_store.refs import RefChange
 from repo_store.release import RefMap, Release, Tag, TagRef
 from repo_store.staging import Stage, StagedRelease
 from repo_store.starting import through_gitpython
 from repo_store.store import RepoStore
+from repo_store.verify import Order, verify_tag
 
 T = TypeVar("T")
 Describe = Callable[[Path, str, ModuleManifest], bytes]
@@ -73,6 +75,12 @@ class Repository:
     async def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
         """The refs as they would be with these tags moved; nothing is moved."""
         return await self._run(lambda: self._store.refs_after(changes))
+
+    async def verify(self, ref: TagRef, packages: Collection[str], policy: Policy) -> Order:
+        """Whether a tag is the order of somebody who may release the packages. Raises TagRefused."""
+        return await self._run(
+            lambda: verify_tag(self._store.door, ref.tag.name, ref.object_id, packages, policy)
+        )
 
     async def app(self, ref: TagRef) -> AppManifest:
         """The composition that an `app/` tag releases."""

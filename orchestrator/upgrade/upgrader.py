@@ -39,6 +39,7 @@ from orchestrator.upgrade.records import (
     Quarantined,
     RolledBack,
     TagMoved,
+    TagRefused,
     Unchanged,
 )
 from orchestrator.upgrade.repository import Repository
@@ -127,6 +128,7 @@ class Upgrader(Lookout):
             await self._note_tags(refs)
             self.outlook = await self.planner.look(refs, self.book.ledger, self._together, self._by_hand)
             plan = self.outlook.plan
+            await self._note_orders(refs)
             await self._end_overrides(self.outlook.overruled.ended, plan)
             self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
             if not await self._step(plan):
@@ -208,6 +210,23 @@ class Upgrader(Lookout):
                         self._causes.who(name),
                     )
                 )
+        await self.book.flush()
+
+    async def _note_orders(self, refs: RefMap) -> None:
+        """Journal what was accepted, before it is acted on, and what was refused, once (strict policy)."""
+        admission, known = self.outlook.admission, self.book.ledger.refusals
+        for accepted in admission.accepted:
+            logger.info("tag {} is an order of {}, key {}", accepted.tag, accepted.principal, accepted.key)
+            self.book.append(accepted)
+        refused = admission.all_refused
+        for tag in sorted({*refused, *known}):
+            reason, object_id = refused.get(tag, ""), refs[tag].object_id if tag in refs else None
+            before = known.get(tag)
+            if (reason, object_id) == ((before.reason, before.object_id) if before else ("", object_id)):
+                continue
+            if reason:
+                logger.warning("tag {} is not acted on: {}", tag, reason)
+            self.book.append(TagRefused(tag, object_id, reason, self._causes.who(tag)))
         await self.book.flush()
 
     # -- what a look can lead to -------------------------------------------------------------------------------

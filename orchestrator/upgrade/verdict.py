@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.upgrade import words
@@ -39,6 +39,9 @@ class View:
     trouble: str = ""  # why the last look at the repository could not be done
     stopped: str = ""  # why nothing is recorded, and so deployed, any more
     doubt: Doubt | None = None
+    not_ordered: Mapping[str, str] = field(
+        default_factory=dict
+    )  # tag → why it is not acted on (strict policy)
 
 
 def verdict(tag: str, view: View) -> Verdict:
@@ -50,6 +53,10 @@ def verdict(tag: str, view: View) -> Verdict:
         return Verdict(tag, "under way", f"not known yet: {view.trouble}")
     if parsed is None:
         return Verdict(tag, "ignored", "not a release tag (<package>/v<X.Y.Z>); nothing is deployed from it")
+    if tag in view.not_ordered:
+        return Verdict(
+            tag, "refused", words.not_ordered(view.not_ordered[tag], view.ledger.table, parsed.package)
+        )
     ref = view.refs.get(tag)
     package = parsed.package
     if ref is None:

@@ -144,6 +144,14 @@ def moved(tag: str, new: str | None, old: str | None) -> str:
     return f"tag {tag}: {(old or 'new')[:12]} → {(new or 'deleted')[:12]}"
 
 
+def not_ordered(reason: str, table: Mapping[str, Entry], package: str) -> str:
+    """A tag that is nobody's order under the strict policy."""
+    return (
+        f"{sentence(reason)} The policy is strict, and nothing of it was run. {sentence(versions(table, package))} The commit is "
+        "not in quarantine: a tag on it that is properly signed is acted on at once."
+    )
+
+
 def versions(table: Mapping[str, Entry], package: str) -> str:
     """What serves of a package now."""
     names = [release_name(e) for e in table.values() if e.package == package]

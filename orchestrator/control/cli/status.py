@@ -20,10 +20,7 @@ def show_status(status: Status) -> None:
             *(_unloaded(module) for module in status.unloaded),
         ],
     )
-    for held in status.holds:
-        what = held.module or "everything"
-        unhold = f"livetag unhold {held.module or ''}".strip()
-        say(f"held: {what}, by {held.who}: {held.why}; {unhold} ends it", style="yellow")
+    _show_what_keeps_back(status)
     if status.transaction is not None:
         running = status.transaction
         say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}")
@@ -46,6 +43,16 @@ def show_status(status: Status) -> None:
         say("failpoints are ON: this host dies and fails on purpose; it is for tests only", style="bold red")
     if status.problem:
         say(f"problem: {status.problem}", style="bold red")
+
+
+def _show_what_keeps_back(status: Status) -> None:
+    """Print what does not go live though its tag is there: held by a person, or nobody's order."""
+    for held in status.holds:
+        what = held.module or "everything"
+        unhold = f"livetag unhold {held.module or ''}".strip()
+        say(f"held: {what}, by {held.who}: {held.why}; {unhold} ends it", style="yellow")
+    for refused in status.not_permitted:
+        say(f"not permitted: {refused.tag}: {refused.reason}", style="yellow")
 
 
 def first_line(status: Status) -> str:

@@ -107,6 +107,11 @@ class Kept(msgspec.Struct, frozen=True, rename={"purpose": "as"}):
     purpose: str = ""
 
 
+class NotPermitted(msgspec.Struct, frozen=True):
+    tag: str = ""
+    reason: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     app: str | None = None
     host: HostStatus = HostStatus()
@@ -116,6 +121,7 @@ class Status(msgspec.Struct, frozen=True):
     transaction: TransactionStatus | None = None
     quarantine: list[Quarantined] = []
     waiting: list[Waiting] = []
+    not_permitted: list[NotPermitted] = []
     dead_letters: int = 0
     leftovers: list[Leftover] = []
     kept: list[Kept] = []
