@@ -108,7 +108,7 @@ def says_policy(config: bytes) -> bool:
     said = [line for line in lines if line and not line.startswith(b"#")]
     return any(
         b"policy" in line and (line != b"[policy]" or not following.startswith(b"["))
-        for line, following in zip(said, [*said[1:], b"["], strict=True)
+        for line, following in zip(said, [*said, b"["][1:], strict=True)
     )
 
 

@@ -162,8 +162,3 @@ def test_a_livetag_toml_sets_the_host_and_refuses_what_it_does_not_know() -> Non
 def test_a_manifest_survives_encoding_so_that_it_can_go_to_a_child_process() -> None:
     manifest = parse_module(WHOLE, "module.toml")
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=ModuleManifest) == manifest
-
-
-def test_the_strict_policy_is_refused_rather_than_silently_not_enforced() -> None:
-    with pytest.raises(ManifestInvalid, match=r"policy\.mode = 'strict' is not allowed"):
-        parse_host(b"[policy]\nmode = 'strict'\n", "livetag.toml")

@@ -15,6 +15,7 @@ from orchestrator.upgrade import orders as signed
 from orchestrator.upgrade import overrides as by_hand
 from orchestrator.upgrade import records as facts
 from orchestrator.upgrade.errors import IllegalTransition
+from orchestrator.upgrade.noted import Quarantine, TagPin
 from orchestrator.upgrade.overrides import Hold, Override, OverrideKey
 from orchestrator.upgrade.phases import UNFINISHED, Phase, Signal, advance
 from orchestrator.upgrade.records import Change, Entry, Record
@@ -22,28 +23,6 @@ from orchestrator.upgrade.starts import ReleaseKey, Starts
 from orchestrator.upgrade.transaction_view import TransactionView
 
 __all__ = ["Ledger", "Quarantine", "ReleaseKey", "TagPin", "TransactionView", "fold"]
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    """Why a commit is not tried again on its own, and since when."""
-
-    package: str
-    commit_id: str
-    tag: str
-    reason: str
-    at: float
-    seq: int
-    fatal: bool = False  # it ends the host: it is not loaded, even where it is in the table
-    paste: str = ""  # source that would mend it
-
-
-@dataclass(frozen=True, slots=True)
-class TagPin:
-    """Where a tag pointed when it was last seen."""
-
-    object_id: str
-    commit_id: str | None
 
 
 _Key = TypeVar("_Key")

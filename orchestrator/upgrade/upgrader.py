@@ -24,6 +24,7 @@ from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.needed import SERVED_KEPT, needed_commits
+from orchestrator.upgrade.noting import note_orders, note_tags
 from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.phases import Phase
@@ -38,8 +39,6 @@ from orchestrator.upgrade.records import (
     Planned,
     Quarantined,
     RolledBack,
-    TagMoved,
-    TagRefused,
     Unchanged,
 )
 from orchestrator.upgrade.repository import Repository
@@ -50,7 +49,7 @@ from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
-from repo_store.release import APP, RefMap
+from repo_store.release import APP
 
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
 
@@ -125,10 +124,10 @@ class Upgrader(Lookout):
             if refs == before:
                 break
         while True:
-            await self._note_tags(refs)
+            await note_tags(self.book, refs, self._causes)
             self.outlook = await self.planner.look(refs, self.book.ledger, self._together, self._by_hand)
             plan = self.outlook.plan
-            await self._note_orders(refs)
+            await note_orders(self.book, self.outlook.admission, refs, self._causes)
             await self._end_overrides(self.outlook.overruled.ended, plan)
             self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
             if not await self._step(plan):
@@ -190,44 +189,6 @@ class Upgrader(Lookout):
             )
         await self.book.flush()
         logger.warning("{} did not go live: {}", " ".join(group.tags), reason)
-
-    async def _note_tags(self, refs: RefMap) -> None:
-        """Journal each tag that is new, moved or gone, with both ids (DESIGN §4)."""
-        known = self.book.ledger.tags
-        for name in sorted({*known, *refs}):
-            old, new = known.get(name), refs.get(name)
-            before = (old.object_id, old.commit_id) if old is not None else (None, None)
-            after = (new.object_id, new.commit_id) if new is not None else (None, None)
-            if before != after:
-                logger.info(words.moved(name, after[0], before[0]))
-                self.book.append(
-                    TagMoved(
-                        name,
-                        after[0],
-                        after[1],
-                        before[0],
-                        before[1],
-                        self._causes.who(name),
-                    )
-                )
-        await self.book.flush()
-
-    async def _note_orders(self, refs: RefMap) -> None:
-        """Journal what was accepted, before it is acted on, and what was refused, once (strict policy)."""
-        admission, known = self.outlook.admission, self.book.ledger.refusals
-        for accepted in admission.accepted:
-            logger.info("tag {} is an order of {}, key {}", accepted.tag, accepted.principal, accepted.key)
-            self.book.append(accepted)
-        refused = admission.all_refused
-        for tag in sorted({*refused, *known}):
-            reason, object_id = refused.get(tag, ""), refs[tag].object_id if tag in refs else None
-            before = known.get(tag)
-            if (reason, object_id) == ((before.reason, before.object_id) if before else ("", object_id)):
-                continue
-            if reason:
-                logger.warning("tag {} is not acted on: {}", tag, reason)
-            self.book.append(TagRefused(tag, object_id, reason, self._causes.who(tag)))
-        await self.book.flush()
 
     # -- what a look can lead to -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 from tests.security.keys import Person, make_strict, needs_ssh_keygen
 from tests.stories.deployment import Deployment, deployed, wait_until
 
-pytestmark = needs_ssh_keygen
+pytestmark = [needs_ssh_keygen, pytest.mark.slow]
 
 CODE = """
     from livetag import Module, handles
