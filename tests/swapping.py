@@ -40,7 +40,7 @@ class FolderSource(StagedSource):
 class NoLog:
     """A journal that keeps nothing, so that what grows is not its own."""
 
-    def append(self, fact: Fact, /) -> NoTicket:
+    def append(self, fact: Fact, _image: object = (), _writes: object = (), /) -> NoTicket:
         return NoTicket(Record(1, 0.0, fact, b""))
 
     async def write(self, fact: Fact, /) -> Record:

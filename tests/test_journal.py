@@ -461,7 +461,7 @@ journal.close()
 """
 
 
-@pytest.mark.parametrize("room", [40_000, 55_000, 200_001])
+@pytest.mark.parametrize("room", [80_000, 55_000, 200_001])
 def test_a_disk_that_fills_up_fails_once_and_for_all_and_loses_nothing_acknowledged(
     tmp_path: Path, room: int
 ) -> None:

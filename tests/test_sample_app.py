@@ -56,7 +56,7 @@ class MemoryLog:
     async def write(self, fact: Fact, /) -> Record:
         return self.append(fact).record
 
-    def append(self, fact: Fact, /) -> Written:
+    def append(self, fact: Fact, _image: object = (), _writes: object = (), /) -> Written:
         self.records.append(Record(len(self.records) + 1, 0.0, fact, b""))
         return Written(self.records[-1])
 

@@ -28,6 +28,7 @@ from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.durable_store import DurableStore
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.gate import Gate
 from orchestrator.upgrade.image import newest_id, take_image
@@ -106,7 +107,7 @@ class _Host:
     async def _serve(self, book: Book) -> None:
         close_the_past(book, _version(), self._box.last())
         self._box.begin()
-        images = book.journal.load_images()
+        images, stored = book.journal.load_images(), book.journal.load_stored()
         repository = Repository(
             self._deployment.store, self._deployment.stage, _describer(self._config.trial)
         )
@@ -114,9 +115,14 @@ class _Host:
         await repository.sweep(needed_trees(book.ledger))  # also what a kill left half staged
         await repository.let_go(needed_commits(book.ledger))
         # Microseconds of the day it starts: ids go on above those of a run that was killed, too.
-        app = Application(first_message_id=max(newest_id(images) + 1, int(time.time() * 1e6)))
+        newest = max(newest_id(images), stored.newest_id)
+        app = Application(
+            first_message_id=max(newest + 1, int(time.time() * 1e6)), ahead=DurableStore(book.journal)
+        )
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
-        recovered = await bring_back(app, book, repository, images, self._config.trial, self._box)
+        recovered = await bring_back(
+            app, book, repository, images, self._config.trial, self._box, stored=stored
+        )
         settling = asyncio.ensure_future(self._settle(app, book))
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
         prereleases = self._config.host.prereleases

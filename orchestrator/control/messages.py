@@ -124,10 +124,9 @@ class Messages:
                 f"There is no dead letter {number}; livetag dead-letters list shows those there are."
             )
         if action == "retry":
-            proxy = self._app.names.resolve(letter.module)
-            message = msgspec.structs.replace(letter.message, again=True, reply=None, path=())
-            await proxy.post(message, SEND_TIMEOUT_S)
-        self._app.letters.take(number)
+            await self._app.give_again(letter, SEND_TIMEOUT_S)
+        else:
+            await self._app.drop(letter)
         return number
 
 

@@ -45,6 +45,7 @@ def _module(
         "tree": entry.tree_id,
         "state": state.value,
         "state_version": entry.state_version,
+        "durable": proxy is not None and proxy.keeps,
         "probation": None,
         "mailbox": {
             "length": len(proxy.mailbox) if proxy is not None else 0,
@@ -56,8 +57,14 @@ def _module(
         "drift": drift(entry, ledger),
         "held": hold.said if (hold := ledger.holds.get(entry.name) or ledger.holds.get("")) else None,
         **({"tables": tables} if tables else {}),
-        **({"problem": failed} if failed is not None and state is ModuleState.FAILED else {}),
+        **({"problem": failed} if failed is not None and state is ModuleState.FAILED else _stopped(proxy)),
     }
+
+
+def _stopped(proxy: ModuleProxy | None) -> Facts:
+    """Why a durable module handles nothing, if it does not."""
+    failed = proxy.durable.failed if proxy is not None and proxy.durable is not None else None
+    return {"problem": str(failed)} if failed is not None else {}
 
 
 def _overdue(app: Application, name: str, unit: OverdueUnit | None) -> Facts:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import msgspec
 from loguru import logger
 
 from orchestrator.runtime.clock import Clock, LoopClock
 from orchestrator.runtime.closing import Closing
+from orchestrator.runtime.durability import Durability, WriteAhead
 from orchestrator.runtime.errors import MailboxFull
 from orchestrator.runtime.events import EventManager, Subscription
-from orchestrator.runtime.letters import DeadLetters
+from orchestrator.runtime.letters import DeadLetter, DeadLetters
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.names import NameService
 from orchestrator.runtime.overdue import Overdue
@@ -72,13 +74,18 @@ class Wiring:
 class Application:
     """All modules of one host. Made inside a running event loop."""
 
-    def __init__(self, clock: Clock | None = None, *, first_message_id: int = 1) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, first_message_id: int = 1, ahead: WriteAhead | None = None
+    ) -> None:
+        """`ahead`: the disk of durable modules; without one they are durable in memory only, as in a test."""
         self.clock: Clock = clock or LoopClock()
+        self.durability = Durability(self.clock, ahead)
+        self.durability.on_failure(self._stop_durable)
         self.turn = Turn()
         self.thread = threading.get_ident()  # of the event loop
         self.names = NameService()
         self.events = EventManager()
-        self.letters = DeadLetters()
+        self.letters = DeadLetters(disk=self.durability)
         self.ownership = TaskOwnership()
         self.threads = Threads()
         self.closing = Closing()
@@ -92,6 +99,17 @@ class Application:
     def message(self, type_: str, body: object, sender: str) -> Message:
         """A new message with its id and time."""
         return Message(type_, body, sender, next(self._ids), self.clock.wall())
+
+    def keeps(self, name: str) -> bool:
+        """Whether it is the name of a durable module, in service or not."""
+        proxy = self.modules.get(name)
+        return proxy is not None and proxy.keeps
+
+    def _stop_durable(self, why: str) -> None:
+        """The disk has failed: durable modules handle nothing more, the others serve on."""
+        for proxy in self.modules.values():
+            if proxy.durable is not None:
+                proxy.durable.stop(why)
 
     def rewire(self, wiring: Wiring) -> None:
         """Replace modules, names and subscriptions. Cannot raise."""
@@ -161,11 +179,43 @@ class Application:
         finally:
             for proxy, message, admitted in waits:  # the caller was cancelled
                 admitted.cancel()
-                proxy.mailbox.withdraw(message)
+                proxy.withdraw(message)
+        for proxy in {s.proxy for s in subscriptions if s.proxy.keeps}:
+            await proxy.accepted()
         if full:
             had = len(subscriptions) - len(full)
             raise MailboxFull(f"{' '.join(full)} {had} of {len(subscriptions)} subscriptions have the event.")
         return len(subscriptions)
+
+    async def give_again(self, letter: DeadLetter, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Send a dead letter once more, marked; it is a letter no more in the same write that accepts it.
+
+        Raises UnknownName, DurabilityLost; MailboxFull if there was no room in time, and then it still is a letter.
+        """
+        proxy = self.names.resolve(letter.module)
+        proxy.refuse()
+        message = msgspec.structs.replace(letter.message, again=True, reply=None, path=())
+        self.durability.begin()
+        self.letters.take(letter.number)
+        admitted = proxy.accept(message)
+        self.durability.end()
+        if admitted is not None:
+            try:
+                await proxy.room_for(message, admitted, timeout_s, self.clock.now() + timeout_s)
+            except BaseException:
+                self.letters.put_back(letter)
+                raise
+        await self._on_disk(letter, proxy)
+
+    async def drop(self, letter: DeadLetter) -> None:
+        """Let a dead letter go. Raises DurabilityLost."""
+        self.letters.take(letter.number)
+        await self._on_disk(letter)
+
+    async def _on_disk(self, letter: DeadLetter, proxy: ModuleProxy | None = None) -> None:
+        """Return when what became of a durable letter is on disk."""
+        if letter.durable or (proxy is not None and proxy.keeps):
+            await self.durability.settled()
 
     def announce(self, topic: str, body: object) -> None:
         """Publish an event of the framework's own; a subscriber without room goes without, and it is logged."""

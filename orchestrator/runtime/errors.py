@@ -89,6 +89,10 @@ class MigrationMissing(ModuleError):
     """No chain of migration steps leads from one state version to the other."""
 
 
+class DurabilityLost(ModuleError):
+    """The disk takes nothing more: what durable modules did and had not written is known only after a restart."""
+
+
 class QuiesceTimeout(ModuleError):
     """A module did not reach a message boundary in time; every module serves on, as before."""
 

@@ -50,7 +50,8 @@ class Subscription:
         message.topic = topic
         proxy = self.proxy
         if proxy.mailbox.full and self.drops_oldest:
-            if not proxy.mailbox.replace_oldest(message):
+            box = proxy if proxy.keeps else proxy.mailbox
+            if not box.replace_oldest(message):
                 self.counts.dropped += (
                     1  # itself: none of this subscription waits, and others are not to suffer
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.runtime.durability import InboxGone
 from orchestrator.runtime.errors import (
     BodyRefused,
     HandlerFailed,
@@ -48,11 +49,23 @@ def failure_of(proxy: ModuleProxy, message: Message, error: BaseException) -> Mo
     return Leaving(f"{proxy.name} has no implementation in service")
 
 
-def bury(proxy: ModuleProxy, message: Message, reason: ModuleError) -> None:
-    """Put the message to the dead letters; an asker who still waits gets the reason."""
+def bury(proxy: ModuleProxy, message: Message, reason: ModuleError, *, answer: bool = True) -> None:
+    """Put the message to the dead letters; an asker who still waits gets the reason, if `answer`.
+
+    Of a durable module it leaves the inbox in the same write.
+    """
     proxy.dead += 1
-    proxy.app.letters.add(proxy.name, message, str(reason), proxy.app.clock.wall())
-    if message.reply is not None and not message.reply.done():
+    app = proxy.app
+    if proxy.keeps:
+        app.durability.begin()
+        app.letters.add(proxy.name, message, str(reason), app.clock.wall(), durable=True)
+        if message.row:
+            app.durability.add(InboxGone(message.row))
+            message.row = 0
+        app.durability.end()
+    else:
+        app.letters.add(proxy.name, message, str(reason), app.clock.wall())
+    if answer and message.reply is not None and not message.reply.done():
         message.reply.set_exception(reason)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from loguru import logger
 
-from orchestrator.runtime.message import Message
+from orchestrator.runtime.durability import Durability, LetterGone, LetterRow
+from orchestrator.runtime.message import Message, encode_message
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -19,12 +20,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
     message: Message
     reason: str
     at: float
+    durable: bool = False  # it is on disk, too
 
 
 class DeadLetters:
     """The last `limit` dead letters; what falls out at the end is counted and logged, never silent."""
 
-    def __init__(self, limit: int = 10_000) -> None:
+    def __init__(self, limit: int = 10_000, disk: Durability | None = None) -> None:
+        self._disk = disk
         self._letters: OrderedDict[int, DeadLetter] = OrderedDict()
         self._limit = limit
         self._next = 1
@@ -36,15 +39,21 @@ class DeadLetters:
     def __iter__(self) -> Iterator[DeadLetter]:
         return iter(list(self._letters.values()))
 
-    def add(self, module: str, message: Message, reason: str, at: float) -> DeadLetter:
+    def add(
+        self, module: str, message: Message, reason: str, at: float, *, durable: bool = False
+    ) -> DeadLetter:
+        """Keep a message that was not handled; `durable`: on disk as well, with what is being written."""
         # Without its asker's future: the error in it holds the frames, and so the version, of whoever asked.
-        kept = msgspec.structs.replace(message, reply=None, path=())
-        letter = DeadLetter(self._next, module, kept, reason, at)
+        kept = msgspec.structs.replace(message, reply=None, path=(), row=0)
+        letter = DeadLetter(self._next, module, kept, reason, at, durable and self._disk is not None)
+        if letter.durable and not self._write(letter):
+            letter = msgspec.structs.replace(letter, durable=False)
         self._next += 1
         self._letters[letter.number] = letter
         if len(self._letters) > self._limit:
             _, lost = self._letters.popitem(last=False)
             self.dropped += 1
+            self._gone(lost)
             logger.bind(module=lost.module).warning(
                 "dead letter {} was dropped: more than {}", lost.number, self._limit
             )
@@ -52,7 +61,30 @@ class DeadLetters:
 
     def take(self, number: int) -> DeadLetter | None:
         """Remove and return one letter; None if there is none of this number."""
-        return self._letters.pop(number, None)
+        letter = self._letters.pop(number, None)
+        if letter is not None:
+            self._gone(letter)
+        return letter
+
+    def put_back(self, letter: DeadLetter) -> None:
+        """Put a letter back that was taken, and could not be given again."""
+        self._letters[letter.number] = letter
+        if letter.durable:
+            self._write(letter)
+
+    def _write(self, letter: DeadLetter) -> bool:
+        """Whether it can be kept: a body that is no plain data cannot."""
+        try:
+            data = encode_message(letter.message)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return False
+        if self._disk is not None:
+            self._disk.add(LetterRow(letter.number, letter.module, data, letter.reason, letter.at))
+        return True
+
+    def _gone(self, letter: DeadLetter) -> None:
+        if letter.durable and self._disk is not None:
+            self._disk.add(LetterGone(letter.number))
 
     def restore(self, letters: Iterable[DeadLetter]) -> None:
         """Put back the letters of an earlier run, under their old numbers."""

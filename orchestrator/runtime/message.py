@@ -21,7 +21,7 @@ class Message(msgspec.Struct, gc=False):
     """One message on its way to one module. `body` is plain data and belongs to the receiver once it was sent.
 
     `sent_at` is seconds since the epoch; `topic` is set on events; `again` marks a second delivery. `reply` and `path`
-    are the runtime's: the asker's future, and the modules whose units wait for this one.
+    are the runtime's: the asker's future, and the modules whose units wait for this one; so is `row`.
     """
 
     type: str
@@ -33,6 +33,7 @@ class Message(msgspec.Struct, gc=False):
     again: bool = False
     reply: asyncio.Future[object] | None = None
     path: tuple[str, ...] = ()
+    row: int = 0  # its place in the inbox of a durable module; 0: it has none
 
 
 class StoredMessage(msgspec.Struct, frozen=True, array_like=True):

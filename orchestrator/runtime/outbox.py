@@ -35,10 +35,11 @@ class Outbox:
     Only the deliveries of one event wait side by side: a subscriber without room keeps none of the others from theirs.
     """
 
-    __slots__ = ("_gives_up", "_owner", "_waits", "queue")
+    __slots__ = ("_gives_up", "_owner", "_waits", "given", "queue")
 
     def __init__(self, owner: ModuleProxy) -> None:
-        self.queue: deque[Output] = deque()
+        self.queue: deque[Output] = deque()  # what leaves
+        self.given = self.queue  # where the unit under way puts it; of a durable module it leaves later
         self._owner = owner
         #: What waits, and at whose mailbox; None: for a name.
         self._waits: dict[asyncio.Future[None], ModuleProxy | None] = {}
@@ -74,7 +75,7 @@ class Outbox:
                 return False
             output = self.queue.popleft()
             if output.subscription is not None:
-                self._give(output.subscription, output)
+                self.give(output.subscription, output)
             elif output.type is None:
                 self._publish(output)
             elif (target := app.names.find(output.name)) is not None:
@@ -82,10 +83,18 @@ class Outbox:
                 if admitted is not None:
                     self._wait(admitted, target)
             else:
-                self._unbound(output, output.type)
+                self.unbound(output, output.type)
         return not self._waits
 
-    def _unbound(self, output: Output, type_: str) -> None:
+    def put(self, target: ModuleProxy, output: Output) -> None:
+        """Deliver one output out of turn: into the inbox of a durable module, as part of a write."""
+        admitted = target.accept(
+            self._owner.app.message(output.type or "", output.body, self._owner.name), self._owner
+        )
+        if admitted is not None:
+            self._wait(admitted, target)
+
+    def unbound(self, output: Output, type_: str) -> None:
         """Nobody has the name: wait for it as long as the sender said, else it is a dead letter."""
         app = self._owner.app
         if output.until is not None and app.clock.now() < output.until and not self._gives_up:
@@ -93,7 +102,8 @@ class Outbox:
             self._wait(app.names.when_bound(output.name, app.clock, output.until), None)
         else:
             message = app.message(type_, output.body, self._owner.name)
-            app.letters.add(output.name, message, self._why_unbound(output), app.clock.wall())
+            why, durable = self._why_unbound(output), self._owner.keeps or app.keeps(output.name)
+            app.letters.add(output.name, message, why, app.clock.wall(), durable=durable)
 
     def _why_unbound(self, output: Output) -> str:
         absent = self._owner.app.names.absent.get(output.name)
@@ -114,10 +124,11 @@ class Outbox:
             ):  # its events stay in the order of its subscriptions
                 later.append(event._replace(subscription=subscription))
             else:
-                self._give(subscription, event)
+                self.give(subscription, event)
         self.queue.extendleft(reversed(later))
 
-    def _give(self, subscription: Subscription, event: Output) -> None:
+    def give(self, subscription: Subscription, event: Output) -> None:
+        """Deliver an event to one subscriber."""
         message = self._owner.app.message(subscription.type, event.body, self._owner.name)
         admitted = subscription.give(message, event.name, self._owner)
         if admitted is not None:

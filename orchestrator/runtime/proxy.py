@@ -7,11 +7,15 @@ replaced. Its units run in the pump, speak by the voice, and what they give out 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.runtime.durable import Durable
 from orchestrator.runtime.errors import (
     AskTimeout,
     Disabled,
+    DurabilityLost,
     Leaving,
     MailboxFull,
     NotInService,
@@ -60,6 +64,8 @@ class ModuleProxy:
         self.tasks: UnitTasks | None = None  # that the unit started, if any
         self.thread: ThreadCall | None = None  # that the unit runs in, if in any
         self.waits_on: list[Wait] = []  # whom the unit asks
+        self.durable: Durable | None = None  # of a durable module
+        self.stored = 0  # what its units put into inboxes of durable modules, and was not seen on disk yet
         self.handled = 0
         self.dead = 0
         self.ticks: set[str] = set()  # timers whose tick waits in the mailbox
@@ -93,6 +99,25 @@ class ModuleProxy:
         self.tables.attach(self, implementation.instance)
         implementation.attach(self.voice, state)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it is durable: what it accepts and does is on disk."""
+        return self.durable is not None and self.durable.stores
+
+    def become_durable(self, package: str, state: bytes) -> None:
+        """What its units do from now on is written; `state` is queued already. Between two units; cannot raise."""
+        if self.durable is None:
+            self.durable = Durable(self)
+            self.outbox.given = deque()
+            self.pump.collect_anew()
+        self.durable.attach(package, state)
+
+    def become_volatile(self) -> None:
+        """Nothing of its time as a durable module waits for the disk any more."""
+        self.durable = None
+        self.outbox.given = self.outbox.queue
+        self.pump.collect_anew()
+
     def start(self) -> None:
         """Begin to handle messages, and run timers and intakes of the implementation in service."""
         implementation = self.implementation
@@ -110,6 +135,9 @@ class ModuleProxy:
         await self.intakes.stop()
         await self.pump.close(reason)
         self.sweep.stop()
+        if self.durable is not None:
+            with suppress(DurabilityLost):
+                await self.durable.accepted()
         self.outbox.hand_in()
         if self.implementation is not None:
             self.implementation.detach()
@@ -155,6 +183,11 @@ class ModuleProxy:
             else:
                 bury(self, message, self._leaving())
 
+    @property
+    def left(self) -> bool:
+        """Whether it was removed."""
+        return self._left is not None
+
     def _leaving(self) -> Leaving:
         return Leaving(f"{self.name} left service before this was handled: {self._left}")
 
@@ -169,6 +202,9 @@ class ModuleProxy:
         if self._left is not None:  # an event on its way when the module was removed
             self.mailbox.accepted += 1
             bury(self, message, self._leaving())
+            return None
+        if self.durable is not None and not self.durable.take_in(message, sender):
+            self.mailbox.accepted += 1
             return None
         admitted = self.mailbox.put(message)
         if admitted is not None and sender is not None and (self.held is not None or leads_to(self, sender)):
@@ -197,9 +233,39 @@ class ModuleProxy:
 
         Raises MailboxFull if there was no room for `timeout_s`; the message was not accepted.
         """
+        self.refuse()
         admitted = self.accept(message)
         if admitted is not None:
             await self.room_for(message, admitted, timeout_s, self.app.clock.now() + timeout_s)
+        await self.accepted()
+
+    def refuse(self) -> None:
+        """Raises DurabilityLost if it is durable and the disk has failed."""
+        if self.durable is not None and (failed := self.durable.failed) is not None:
+            raise failed
+
+    async def accepted(self) -> None:
+        """Return when what a durable module has accepted is on disk. Raises DurabilityLost."""
+        if self.durable is not None:
+            await self.durable.accepted()
+
+    def withdraw(self, message: Message) -> None:
+        """Take back what waits for room: its sender gave up, so it never was accepted."""
+        self.mailbox.withdraw(message)
+        if self.durable is not None:
+            self.durable.withdrawn(message)
+
+    def replace_oldest(self, message: Message) -> bool:
+        """Take an event in place of the oldest of its kind, into a durable mailbox."""
+        oldest = next((each for each in self.mailbox.queue if each.type == message.type), None)
+        if self.durable is None or oldest is None:
+            return False
+        self.app.durability.begin()
+        if taken := self.durable.take_in(message, None):
+            self.durable.withdrawn(oldest)
+            self.mailbox.replace_oldest(message)
+        self.app.durability.end()
+        return taken
 
     async def room_for(
         self, message: Message, admitted: asyncio.Future[None], timeout_s: float, until: float
@@ -215,7 +281,7 @@ class ModuleProxy:
         try:
             await admitted
         except asyncio.CancelledError:
-            self.mailbox.withdraw(message)
+            self.withdraw(message)
             if not timed_out:  # the caller was cancelled, which cancels what it awaits
                 raise
             raise MailboxFull(
@@ -230,6 +296,9 @@ class ModuleProxy:
         admitted = self.accept(self.app.message(name, item, self.name))
         if admitted is not None:
             await asyncio.wait([admitted])
+        if self.durable is not None:
+            with suppress(DurabilityLost):  # the module has stopped, and its intakes with it
+                await self.durable.accepted()
 
     def _tick(self, name: str) -> None:
         if name not in self.ticks and not self.mailbox.full:
@@ -241,10 +310,20 @@ class ModuleProxy:
 
         Raises AskTimeout, MailboxFull, HandlerFailed, BodyRefused, UnknownMessage, Leaving.
         """
-        if self.unit is None and not self.mailbox.queue and self.held is None and self.outbox.empty:
+        if (
+            self.unit is None
+            and not self.mailbox.queue
+            and self.held is None
+            and self.outbox.empty
+            and self.durable is None
+        ):
             handler = self.handlers.get(message.type)
             if handler is not None and not handler.is_async and self.app.turn.begins():
-                return self.pump.answer_at_once(message, handler)
+                result = self.pump.answer_at_once(message, handler)
+                if self.stored:
+                    await self._stored_on_disk()
+                return result
+        self.refuse()
         reply = message.reply = asyncio.get_running_loop().create_future()
         timer = self.app.clock.call_at(
             self.app.clock.now() + timeout_s, lambda: self._give_up(message, timeout_s)
@@ -254,11 +333,21 @@ class ModuleProxy:
             if self.held is not None and self.held.admits(message.path):
                 self.admit = len(self.mailbox.queue)  # with all that stands before it: order is kept
                 self.pump.rouse()
-            return await reply
+            result = await reply
+            if self.stored:
+                await self._stored_on_disk()
+            return result
         finally:
             timer.cancel()
             message.reply = None  # an error's frames hold the message: this circle would never be freed
             del reply
+
+    async def _stored_on_disk(self) -> None:
+        """A reply leaves after what the units before it put into inboxes of durable modules is there. Raises DurabilityLost."""
+        stored = self.stored
+        await self.app.durability.reached(stored)
+        if self.stored == stored:
+            self.stored = 0
 
     def _give_up(self, message: Message, timeout_s: float) -> None:
         reply = message.reply

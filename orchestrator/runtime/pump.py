@@ -49,13 +49,17 @@ class Pump:
         self._proxy = proxy
         self._app = proxy.app
         self._outbox = proxy.outbox
-        self._given = proxy.outbox.queue
+        self._given = proxy.outbox.given
         self._written = proxy.written
         self.wake: asyncio.Future[None] | None = None
         self._closing = False
         self._answered: tuple[Message, ModuleError | None] | None = None  # at once, and a task of it goes on
         self.task: asyncio.Task[None] | None = None
         self.body: Any = None  # the coroutine of the task: only it tells at no cost whether the pump runs now
+
+    def collect_anew(self) -> None:
+        """What units give out is collected elsewhere from now on: the module has become durable, or is no more."""
+        self._given = self._outbox.given
 
     def start(self) -> None:
         """Handle what is in the mailbox, and what comes."""
@@ -89,8 +93,13 @@ class Pump:
             if thread is not None:
                 await thread.out_of_the_framework(1.0)  # it may have been let in before
             self._given.clear()
+            if proxy.durable is not None:
+                proxy.durable.undo()
             undo_writes(self._written)
-            bury(proxy, unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
+            if not (
+                unit.row and proxy.keeps and not proxy.left
+            ):  # else it is in the inbox: the next start handles it
+                bury(proxy, unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
 
     def rouse(self) -> None:
         """Let the pump look again."""
@@ -189,11 +198,14 @@ class Pump:
                 raise  # the module is closed, the loop throws the pump away; or see _ended()
             failure = self._failure(message, error, handler)
             self._forgive()
-            if message.reply is not None and not message.reply.done():
+            if message.reply is not None and proxy.durable is None and not message.reply.done():
                 message.reply.set_exception(failure)
         else:
             if message.reply is not None and not message.reply.done():
-                message.reply.set_result(result)
+                if proxy.durable is None:
+                    message.reply.set_result(result)
+                else:
+                    proxy.durable.reply = result  # it leaves once the unit is on disk
         task = self.task
         if task is not None and task._must_cancel:  # type: ignore[attr-defined]  # noqa: SLF001  # told nowhere else
             await self._outlive()
@@ -202,7 +214,7 @@ class Pump:
             if proxy.unit is not message:
                 return
         if not self._end(message, failure):
-            await self._outbox.flush()
+            await self._until_it_left()
 
     def answer_at_once(self, message: Message, handler: BoundHandler) -> Any:
         """Run a plain handler here and now, in the task of whoever asks; returns the reply, or raises the failure.
@@ -236,6 +248,8 @@ class Pump:
     def _end(self, message: Message, failure: ModuleError | None) -> bool:
         """End the unit: what it gave out leaves, then the next may begin; False: an output waits for room first."""
         proxy = self._proxy
+        if proxy.durable is not None:
+            return proxy.durable.end(message, failure)
         if failure is None:
             proxy.handled += 1
         else:  # it sends nothing, and its writes to tables are undone
@@ -257,14 +271,21 @@ class Pump:
         (message, failure), self._answered = self._answered, None
         failure = await self._tasks_ended(message, failure)
         if self._proxy.unit is message and not self._end(message, failure):
-            await self._outbox.flush()
+            await self._until_it_left()
+
+    async def _until_it_left(self) -> None:
+        """Return when the next unit may begin, after one that could not give out all at once."""
+        if self._proxy.durable is not None:
+            await self._proxy.durable.room()
+        await self._outbox.flush()
 
     async def _tasks_ended(self, message: Message, failure: ModuleError | None) -> ModuleError | None:
         """Wait for the tasks of the unit; returns why it failed, if it did, by itself or by a task nobody looked at."""
         proxy = self._proxy
         tasks = proxy.tasks
         assert tasks is not None  # noqa: S101  # looked at before the call
-        message.path = ()  # who asked has the reply, and waits no more
+        if proxy.durable is None:
+            message.path = ()  # who asked has the reply, and waits no more
         while tasks.open:
             try:
                 await tasks.ended()

@@ -21,6 +21,7 @@ class Replacement:
 
     live: Mapping[str, Shards]
     aside: Mapping[str, TableStore]
+    versions: Mapping[str, int]  # of those in service
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,4 +51,4 @@ def preparing(tables: ModuleTables, images: Sequence[TableImage]) -> Generator[N
                 shards[hash(key) % SHARDS].setdefault(key, convert.checked(key, data))
                 yield
     others = yield from restoring(image for image in images if image.name not in tables.live)
-    return Replacement(live, others.aside)
+    return Replacement(live, others.aside, {name: tables.live[name].type.version for name in live})

@@ -88,7 +88,7 @@ Before: TypeAlias = "bytes | Stale | None"
 class TableStore:
     """All records of one table of one module."""
 
-    __slots__ = ("key_schema", "layers", "name", "record_schema", "shards", "version")
+    __slots__ = ("converted", "key_schema", "layers", "name", "record_schema", "shards", "version")
 
     def __init__(
         self, name: str, version: int, shards: Shards | None = None, layers: Sequence[Layer] = ()
@@ -99,6 +99,7 @@ class TableStore:
         self.layers: list[Layer] = list(layers)
         self.key_schema: dict[str, Any] | None = None  # what keys and records are; None: not known
         self.record_schema: dict[str, Any] | None = None
+        self.converted: list[tuple[Any, bytes]] | None = None  # what was brought up and is not written yet
 
     def __len__(self) -> int:
         return sum(map(len, self.shards)) + sum(map(len, self.layers))
@@ -126,6 +127,8 @@ class TableStore:
                 plain = plain_key(key)
                 data = self.shards[place][plain] = layer.convert(plain, old)
                 del shard[key]
+                if self.converted is not None:
+                    self.converted.append((plain, data))
                 return data
         return None
 
@@ -152,12 +155,14 @@ class TableStore:
         if old is None:
             return True
         try:
-            self.shards[place][key] = layer.convert(key, old)
+            data = self.shards[place][key] = layer.convert(key, old)
         except (StateInvalid, Stalled) as error:  # the watchdog's: it did not return
             layer.bad += 1
             layer.reason = layer.reason or str(error)
             return False
         del shard[key]
+        if self.converted is not None:
+            self.converted.append((key, data))
         return True
 
     def replace_all(self, shards: Shards) -> None:
@@ -165,6 +170,8 @@ class TableStore:
         self.shards[:] = shards
         for layer in self.layers:
             layer.shards[:] = new_shards()
+        if self.converted is not None:
+            self.converted = []
 
     def drop_empty_layers(self) -> bool:
         """Let go of layers without a record, and with them of the versions that knew their steps; True: of any."""

@@ -65,6 +65,8 @@ class Sweep:
         while waiting:
             for store, layer in waiting:
                 await self._take_up(store, layer)
+            if self._proxy.durable is not None:
+                self._proxy.durable.write_converted()
             while tables.under_way:  # what that unit took out of a layer comes back if it raises
                 await self._rest(REST_S)
             release(tables)
@@ -101,6 +103,8 @@ class Sweep:
                 release(tables)
 
     async def _rest(self, seconds: float) -> None:
+        if self._proxy.durable is not None:
+            self._proxy.durable.write_converted()
         clock = self._proxy.app.clock
         await sleep_until(clock, clock.now() + seconds)
         while self._proxy.thread is not None:

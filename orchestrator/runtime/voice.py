@@ -41,16 +41,16 @@ class Voice:
         check_body(body)
         if wait_s is None:
             proxy.app.names.resolve(name)
-            proxy.outbox.queue.append(Output(name, type_, body))
+            proxy.outbox.given.append(Output(name, type_, body))
         else:
             until = proxy.app.clock.now() + wait_s
-            proxy.outbox.queue.append(Output(name, type_, body, until=until))
+            proxy.outbox.given.append(Output(name, type_, body, until=until))
 
     def publish(self, topic: str, body: object) -> None:
         """Called by the author's `publish`: delivered when the unit ends, to who subscribes then."""
         self._unit("publish")
         check_body(body)
-        self.proxy.outbox.queue.append(Output(topic, None, body))
+        self.proxy.outbox.given.append(Output(topic, None, body))
 
     async def ask(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
         """Called by the author's `ask`: lets out what the unit sent before, then asks."""
@@ -64,6 +64,8 @@ class Voice:
                 f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
                 "Nothing was sent. Send instead of ask on one of these edges."
             )
+        if proxy.durable is not None:
+            timeout_s = await proxy.durable.before_ask(name, type_, timeout_s)
         if not proxy.outbox.empty and not proxy.outbox.let_out():
             timeout_s = await self._flush_for_ask(name, type_, timeout_s)
         if app.names.find(name) is not target:

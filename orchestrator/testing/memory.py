@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.testing.clock import WALL_S
 from orchestrator.upgrade.incoming import Code
+from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.records import Entry, Fact, Record
 
 
@@ -46,7 +48,9 @@ class MemoryLog:
     def next_txn(self) -> int:
         return next(self._txns)
 
-    def append(self, fact: Fact, /) -> _MemoryTicket:
+    def append(
+        self, fact: Fact, _image: Sequence[ModuleImage] = (), _writes: Sequence[Write] = (), /
+    ) -> _MemoryTicket:
         self.records.append(Record(len(self.records) + 1, WALL_S, fact, b""))
         return _MemoryTicket(self.records[-1])
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.runtime.durability import Write
 from orchestrator.upgrade import words
 from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.errors import JournalFailed
@@ -43,9 +44,11 @@ class Book:
         ticket = self.append(fact, image)
         return await ticket.wait()
 
-    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> _BookTicket:
-        """Queue a fact, in order; `flush`, `write` or the ticket's wait brings it to disk."""
-        ticket = self.journal.append(fact, image)
+    def append(
+        self, fact: Fact, image: Sequence[ModuleImage] = (), writes: Sequence[Write] = ()
+    ) -> _BookTicket:
+        """Queue a fact, in order, with what durable modules write; `flush`, `write` or the ticket's wait brings it to disk."""
+        ticket = self.journal.append(fact, image, writes)
         self._pending.append(ticket)
         return _BookTicket(self, ticket)
 

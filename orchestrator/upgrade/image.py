@@ -15,6 +15,7 @@ from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.slices import at_once, in_slices
 from orchestrator.runtime.table_image import saving
 from orchestrator.runtime.table_sweep import finishing
+from orchestrator.upgrade.durable_rows import DurableImage
 from orchestrator.upgrade.incoming import KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import Participant
@@ -32,15 +33,19 @@ class _StoredLetter(msgspec.Struct, frozen=True, array_like=True):
 
 
 def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage]:
-    """State and waiting messages of every module, and the dead letters. Empties the mailboxes.
+    """State and waiting messages of every module in memory, and the dead letters. Empties the mailboxes.
 
+    What durable modules have done is on disk when this returns; what waited for that has left, and is in the image.
     A module whose state is not plain data is left out, loudly: its author broke DESIGN §5. What waited for it goes
     to the dead letters, so that it is not lost with the state (P2).
     """
+    app.durability.finish()
     for proxy in app.modules.values():
         proxy.outbox.hand_in()
     images = []
     for name, proxy in app.modules.items():
+        if proxy.keeps:
+            continue  # all of it is on disk already
         try:
             images.append(_module_image(proxy, table[name].package))
         except (StateInvalid, KeyError) as error:
@@ -108,6 +113,8 @@ async def left_image(participant: Participant) -> ModuleImage | None:
         return None
     tables = participant.proxy.tables
     await in_slices(finishing(tables))
+    if participant.proxy.durable is not None:
+        participant.proxy.durable.write_converted()
     saved = await in_slices(saving(tables))
     # Its connections end with it: a state that names them hears of that when it comes back.
     ended = participant.proxy.intakes.sources.endings(old.blueprint, f"{participant.name} was removed")
@@ -120,6 +127,8 @@ async def left_image(participant: Participant) -> ModuleImage | None:
 def _encode_letters(app: Application) -> bytes:
     stored = []
     for letter in app.letters:
+        if letter.durable:
+            continue
         try:
             stored.append(
                 _StoredLetter(
@@ -145,6 +154,11 @@ def kept_state(image: ModuleImage) -> KeptState:
     """What a module gets back."""
     messages = tuple(decode_message(m) for m in image.mailbox)
     return KeptState(image.state_version, image.state, messages, image.tables)
+
+
+def stored_state(image: DurableImage) -> KeptState:
+    """What a durable module gets back from its rows."""
+    return KeptState(image.state_version, image.state, image.messages, image.tables, stored=True)
 
 
 def newest_id(images: Mapping[str, ModuleImage]) -> int:

@@ -49,13 +49,18 @@ class Incoming:
     source: Source
     limits: Limits
     config: Mapping[str, Any]  # Any: the composition's own values
+    durable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeptState:
-    """State (and messages) that wait for a module from an earlier run: state version, msgpack bytes, messages."""
+    """State (and messages) that wait for a module from an earlier run: state version, msgpack bytes, messages.
+
+    `stored`: they are in the rows of a durable module, and stay there until it says otherwise.
+    """
 
     state_version: int
     state: bytes
     messages: tuple[Message, ...] = ()
     tables: tuple[TableImage, ...] = ()
+    stored: bool = False

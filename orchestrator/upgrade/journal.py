@@ -14,7 +14,10 @@ Invariants, which the tests cite by number:
     JournalFailed. A failed sync may have dropped the data that a retry would report as safe.
  8. What `append` returns equals what a reopen reads.
  9. Only its owner reads it: mode 0600.
+10. One queue: what durable modules write stands in it with the facts; a batch holds each of their writes whole.
 """
+
+from __future__ import annotations
 
 import asyncio
 import threading
@@ -22,9 +25,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.runtime.clock import look_away
+from orchestrator.runtime.durability import Write
+from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal_file import (
     GENESIS,
@@ -35,6 +40,7 @@ from orchestrator.upgrade.journal_file import (
     open_file,
     read_images,
     read_records,
+    read_stored,
     same_file,
     saved_images,
     write_lines,
@@ -49,8 +55,11 @@ class JournalFile(Protocol):
     """Where the batches go. What `write` was given is on disk, synced, once it has returned; or nobody knows."""
 
     def records(self) -> list[Record]: ...
-    def write(self, lines: Sequence[Line], head: tuple[int, bytes], /) -> None: ...
+    def write(
+        self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = (), /
+    ) -> None: ...
     def images(self, saved: dict[str, int], /) -> dict[str, ModuleImage]: ...
+    def stored(self) -> Stored: ...
     def close(self) -> None: ...
 
 
@@ -66,12 +75,15 @@ class SqliteFile:
     def records(self) -> list[Record]:
         return read_records(self.connection, self._path)
 
-    def write(self, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
+    def write(self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = ()) -> None:
         if not same_file(self._path, self._identity):
             raise JournalFailed(
                 f"{self._path} was removed or replaced while the host runs, so what it writes would be lost"
             )
-        write_lines(self.connection, lines, head)
+        if writes:
+            write_lines(self.connection, lines, head, writes)
+        else:
+            write_lines(self.connection, lines, head)
 
     def images(self, saved: dict[str, int]) -> dict[str, ModuleImage]:
         connection = open_file(self._path)  # its own: the other one is the writer's
@@ -79,6 +91,9 @@ class SqliteFile:
             return read_images(connection, self._path, saved)
         finally:
             connection.close()
+
+    def stored(self) -> Stored:
+        return read_stored(self._path)
 
     def close(self) -> None:
         self.connection.close()
@@ -130,6 +145,16 @@ class Ticket:
             self._future.set_exception(error)
 
 
+class Item(NamedTuple):
+    """What waits for the writer: a record, what durable modules write, or both; `number` is of a write without a record."""
+
+    line: Line | None
+    ticket: Ticket | None
+    writes: Sequence[Write] = ()
+    number: int = 0
+    finished: threading.Event | None = None
+
+
 class Journal:
     """An open journal. All methods may be called from any thread; one process per file."""
 
@@ -138,7 +163,7 @@ class Journal:
         file: JournalFile,
         clock: Callable[[], float],
         write_timeout_s: float = 30.0,
-        start_writer: "Callable[[Journal], Writer]" = WriterThread,
+        start_writer: Callable[[Journal], Writer] = WriterThread,
     ) -> None:
         """Read and verify all of the file; `start_writer` makes what brings the batches to it."""
         self._file = file
@@ -149,13 +174,15 @@ class Journal:
         self._tail = (last.seq, last.digest) if last else (0, GENESIS)  # of what was appended
         self._head = self._tail  # of what is on disk
         self._lock = threading.Lock()  # held for a few instructions only, never over a write
-        self._waiting: list[tuple[Line, Ticket]] = []
+        self._waiting: list[Item] = []
+        self._number = 0  # of the last durable write that was queued
+        self._tell: Callable[[int, str | None], None] = lambda _number, _failure: None
         self._failure: str | None = None
         self._closing = False
         self._writer = start_writer(self)
 
     @classmethod
-    def open(cls, path: Path, clock: Callable[[], float], write_timeout_s: float = 30.0) -> "Journal":
+    def open(cls, path: Path, clock: Callable[[], float], write_timeout_s: float = 30.0) -> Journal:
         """Open or make the journal at `path` and verify all of it; `clock` gives unix seconds.
 
         Raises JournalCorrupt naming the record that cannot be trusted, JournalFailed if it cannot be opened.
@@ -177,11 +204,12 @@ class Journal:
         """Why nothing more is taken, or None."""
         return self._failure
 
-    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Ticket:
+    def append(self, fact: Fact, image: Sequence[ModuleImage] = (), writes: Sequence[Write] = ()) -> Ticket:
         """Give the fact its number and queue it; it is written after the next `wake` (or wait).
 
-        `image` goes with ImageSaved, one for each of its modules. Raises JournalFailed once the journal has
-        failed or is closed, and TypeError, ValueError or OverflowError for a fact that would not read back.
+        `image` goes with ImageSaved, one for each of its modules; `writes`, of durable modules, with any fact.
+        Raises JournalFailed once the journal has failed or is closed, and TypeError, ValueError or OverflowError for
+        a fact that would not read back.
         """
         named = fact.modules if isinstance(fact, ImageSaved) else ()
         if sorted(named) != sorted(each.name for each in image):
@@ -193,8 +221,45 @@ class Journal:
             line = make_line(digest, seq + 1, self._clock(), fact, image)
             ticket = Ticket(line.record, self.wake)
             self._tail = (line.record.seq, line.record.digest)
-            self._waiting.append((line, ticket))
+            self._waiting.append(Item(line, ticket, writes))
         return ticket
+
+    # -- what durable modules write ----------------------------------------------------------------------------
+
+    def put(self, writes: Sequence[Write], number: int) -> None:
+        """Queue what a durable module writes, whole; `listen` tells the number. Raises JournalFailed as `append`."""
+        with self._lock:
+            if self._failure is not None:
+                raise JournalFailed(self._failure)
+            self._number = number
+            self._waiting.append(Item(None, None, writes, number))
+
+    def listen(self, tell: Callable[[int, str | None], None]) -> None:
+        """Call it, from the writer's thread or another, with the number that is on disk, or once with why none will be."""
+        self._tell = tell
+
+    def finish(self) -> tuple[str | None, int]:
+        """Block until all that `put` has taken is on disk, or failed: returns why, and the number."""
+        done = threading.Event()
+        with self._lock:
+            number = self._number
+            if self._failure is not None:
+                return self._failure, number
+            self._waiting.append(Item(None, None, finished=done))
+        self.wake()
+        if not done.wait(self._write_timeout_s):
+            self.give_up(self._write_timeout_s)
+        return self._failure, number
+
+    def give_up(self, wait_s: float) -> None:
+        """A write has not ended for so long: take nothing more (invariant 7)."""
+        self._fail(_what_failed(self._head[0] + 1, f"it did not end within {wait_s:g} s"))
+
+    def load_stored(self) -> Stored:
+        """Return what durable modules have on disk. Raises JournalCorrupt."""
+        return self._file.stored()
+
+    # -- waiting for the disk ----------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Have the writer look. This costs the caller some 60 µs, so it is done after the pause."""
@@ -238,7 +303,7 @@ class Journal:
 
     # -- for the writer, the only one that touches the file ----------------------------------------------------
 
-    def take_batch(self) -> tuple[Sequence[tuple[Line, Ticket]], bool]:
+    def take_batch(self) -> tuple[Sequence[Item], bool]:
         """All that waits, and whether nothing comes after it."""
         with self._lock:
             batch, self._waiting, last = self._waiting, [], self._closing
@@ -248,22 +313,27 @@ class Journal:
         """The writer has ended."""
         self._file.close()
 
-    def write_batch(self, batch: Sequence[tuple[Line, Ticket]]) -> None:
+    def write_batch(self, batch: Sequence[Item]) -> None:
         """Bring a batch to the file and tell who waits for it; whatever fails, nothing is taken any more."""
-        lines = [line for line, _ in batch]
+        lines = [item.line for item in batch if item.line is not None]
+        writes = [write for item in batch for write in item.writes]
         try:
-            self._file.write(lines, self._head)
+            if writes:
+                self._file.write(lines, self._head, writes)
+            elif lines:
+                self._file.write(lines, self._head)
         except Exception as error:  # noqa: BLE001 - whatever it was, the answer is invariant 7
-            text = self._fail(_what_failed(lines[0].record.seq, str(error)))
-            for _, ticket in batch:
-                ticket._resolve(JournalFailed(text))  # noqa: SLF001 - a ticket is half of the journal
+            _tell_all(batch, JournalFailed(self._fail(_what_failed(self._head[0] + 1, str(error)))))
             return
-        last = lines[-1].record
-        self._head = (last.seq, last.digest)
-        with self._lock:
-            self._durable.extend(line.record for line in lines)
-        for _, ticket in batch:
-            ticket._resolve(None)  # noqa: SLF001
+        if lines:
+            last = lines[-1].record
+            self._head = (last.seq, last.digest)
+            with self._lock:
+                self._durable.extend(line.record for line in lines)
+        _tell_all(batch, None)
+        number = max(item.number for item in batch)
+        if number:
+            self._tell(number, None)
 
     def _stuck(self, ticket: Ticket) -> JournalFailed:
         reason = f"it did not end within {self._write_timeout_s:g} s"
@@ -272,14 +342,22 @@ class Journal:
     def _fail(self, text: str) -> str:
         """Take nothing more, from now on; return the reason that stands (the first one)."""
         with self._lock:
-            if self._failure is None:
-                self._failure = text
+            first, self._failure = self._failure is None, self._failure or text
             text = self._failure
             dropped, self._waiting = self._waiting, []
-        for _, ticket in dropped:
-            ticket._resolve(JournalFailed(text))  # noqa: SLF001
+        _tell_all(dropped, JournalFailed(text))
+        if first:
+            self._tell(0, text)
         self.wake()  # so that the writer sees it and ends
         return text
+
+
+def _tell_all(batch: Sequence[Item], error: JournalFailed | None) -> None:
+    for item in batch:
+        if item.ticket is not None:
+            item.ticket._resolve(error)  # noqa: SLF001 - a ticket is half of the journal
+        if item.finished is not None:
+            item.finished.set()
 
 
 def _what_failed(seq: int, reason: str) -> str:

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.table_image import TableImage
+from orchestrator.upgrade.durable_rows import TABLES, Stored, read_rows, write_rows
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
 from orchestrator.upgrade.records import Fact, ImageSaved, Record, decode_fact, encode_fact, images_used
 from repo_store.failpoints import step
 
 APPLICATION_ID = 0x6C747A01
-FORMAT = 1
+FORMAT = 2  # 1 had no durable modules; it is taken over by adding their tables
 GENESIS = bytes(32)
 
 _SCHEMA = """
@@ -30,9 +32,8 @@ INSERT INTO head VALUES (1, 0, zeroblob(32));
 CREATE TABLE image
     (name TEXT PRIMARY KEY, saved_seq INTEGER NOT NULL, body BLOB NOT NULL, digest BLOB NOT NULL);
 PRAGMA application_id = 0x6C747A01;
-PRAGMA user_version = 1;
-COMMIT;
 """
+_OF_FORMAT_2 = TABLES + "PRAGMA user_version = 2;\nCOMMIT;\n"
 
 WAY_OUT = (
     "The host does not start on a journal that it cannot trust. Restore journal.db and journal.db-wal "
@@ -135,8 +136,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA synchronous = FULL")
     if not tables:
-        connection.executescript(_SCHEMA)
+        connection.executescript(_SCHEMA + _OF_FORMAT_2)
         _sync_folder(path.parent)  # a power cut must not take the name of the new file
+    elif version < FORMAT:
+        connection.executescript("BEGIN IMMEDIATE;\n" + _OF_FORMAT_2)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -195,20 +198,27 @@ def _decoded(data: bytes, seq: int, path: Path) -> Fact:
         ) from error
 
 
-def write_lines(connection: sqlite3.Connection, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
-    """Write all lines in one transaction that is on disk when this returns.
+def write_lines(
+    connection: sqlite3.Connection,
+    lines: Sequence[Line],
+    head: tuple[int, bytes],
+    writes: Sequence[Write] = (),
+) -> None:
+    """Write all lines, and what durable modules write, in one transaction that is on disk when this returns.
 
     `head` is the (seq, digest) that the file must end in now. Raises sqlite3.Error or JournalFailed; what is
     on disk is then known only to a reopen.
     """
     with step("journal.write"):
-        _insert(connection, lines, head)
+        connection.execute("BEGIN IMMEDIATE")
+        if lines:
+            _insert(connection, lines, head)
+        write_rows(connection, writes)
     with step("journal.sync"):
         connection.execute("COMMIT")
 
 
 def _insert(connection: sqlite3.Connection, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
     for line in lines:
         record = line.record
         row = (record.seq, record.at, line.data, record.digest)
@@ -261,6 +271,20 @@ def read_images(connection: sqlite3.Connection, path: Path, saved: dict[str, int
             )
         images[name] = msgspec.msgpack.decode(body, type=ModuleImage)
     return images
+
+
+def read_stored(path: Path) -> Stored:
+    """What durable modules have on disk. Raises JournalCorrupt, JournalFailed."""
+    connection = open_file(path)
+    try:
+        with _explained(path):
+            return read_rows(connection)
+    except msgspec.MsgspecError as error:
+        raise JournalCorrupt(
+            f"{path}: what is kept of a durable module cannot be read: {error}. {WAY_OUT}"
+        ) from error
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager

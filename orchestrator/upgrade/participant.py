@@ -16,6 +16,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError, Overrun, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import author_line
@@ -30,6 +31,7 @@ from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.copies import state_copy, table_sample
+from orchestrator.upgrade.durable_switch import DurableSide
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.records import Change
@@ -63,6 +65,7 @@ class Participant:
         self.old = self.proxy.implementation
         self.new: Implementation | None = None
         self._chain: list[Step] = []
+        self._same = False  # the state of the version before, byte for byte
         self._retyped = False  # another type under the same state version
         self._state: object = None
         self._handed: dict[str, Any] | None = None
@@ -70,6 +73,9 @@ class Participant:
         self._tables_before = self.proxy.tables
         self._tables: ModuleTables | None = None
         self._shards: dict[str, Shards] = {}
+        entry = change.after or change.before
+        self.brought: list[Write] = []  # at a start of the host: what is written before its first unit
+        self._durable = DurableSide(self.proxy, entry.package if entry is not None else "", incoming, kept)
 
     @property
     def label(self) -> str:
@@ -90,7 +96,13 @@ class Participant:
     @property
     def uses_kept(self) -> bool:
         """Whether it comes into service with state (and messages) that waited for it."""
-        return self._kept is not None and self.old is None and self.new is not None
+        waited = self._kept is not None and not self._kept.stored
+        return waited and self.old is None and self.new is not None
+
+    @property
+    def was_durable(self) -> bool:
+        """Whether the version before was durable: what is kept of it is on disk already."""
+        return self._durable.before
 
     @property
     def _stall_s(self) -> float:
@@ -148,6 +160,7 @@ class Participant:
         if self._retyped and self.old is not None:
             self.new.check(self.old.state)
         self._tables_before.check(code.blueprint, code.loaded)
+        self._durable.check(self._tables_before)
         self._shards = fresh_shards(code.blueprint)
         self._opening = Opening(self.new, self.proxy.resources.held)
         await self._run("@resource", self._opening.run(), self.new)
@@ -197,6 +210,7 @@ class Participant:
             state, codec = self.old.state, self.new.blueprint.codec
             same = not (self._chain or self._retyped)
             by_reference = same and codec.by_reference and self.old.blueprint.codec.by_reference
+            self._same = same
             self._state = state if by_reference else migrate(state, self._chain, codec)
         elif self._kept is not None:
             state = PLAIN_STATE.decode(self._kept.state)
@@ -208,6 +222,10 @@ class Participant:
         """Give the resources to the new version."""
         if self.new is not None:
             self.new.instance.take_over(dict(self._handed or {}))
+
+    def writes(self) -> list[Write]:
+        """What is written with COMMITTED, of a durable module. Raises VoteRefused."""
+        return self._durable.writes(self.new, self._state, self._tables_before, same=self._same)
 
     def undo(self) -> None:
         """Give back what was handed over; the old version's own state was never touched. Never raises."""
@@ -232,6 +250,7 @@ class Participant:
             self.proxy.serve(self.new, self._state, self._tables)
             if self._opening is not None:
                 self.proxy.resources.use(self._opening)
+            self._durable.attach()
             self.proxy.mailbox.limit = self.limits.mailbox_messages
             if self._kept is not None:
                 for message in self._kept.messages:

@@ -17,8 +17,9 @@ from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, start_died, ways_back
+from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.errors import UpgradeError
-from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters
+from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters, stored_state
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
@@ -44,6 +45,8 @@ from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
 from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
+
+NOTHING_STORED = Stored()
 
 
 def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -> None:
@@ -133,8 +136,11 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     trial: TrialSection,
     box: BlackBox | None = None,
     bring: Bring = incoming_release,
+    stored: Stored = NOTHING_STORED,
 ) -> Recovered:
     """Load every module of the table, give it its image, and start them all together; `box` notes whose code runs.
+
+    A durable module gets what is `stored` of it.
 
     A module that cannot be loaded stays out, with the reason; the others serve.
     """
@@ -143,11 +149,15 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     lethal = not_loaded(book.ledger)
     if LETTERS in images:
         restore_letters(app, images[LETTERS])
+    app.letters.restore(stored.letters)
+    app.durability.go_on_from(stored.last_row)
     ready: list[Participant] = []
-    gone = set(images) - set(book.ledger.table) - {LETTERS}
-    recovered.kept.update({name: kept_state(images[name]) for name in gone})
+    waiting = {name: kept_state(image) for name, image in images.items() if name != LETTERS}
+    waiting.update({name: stored_state(image) for name, image in stored.modules.items()})
+    gone = set(waiting) - set(book.ledger.table)
+    recovered.kept.update({name: waiting[name] for name in gone})
     for name, entry in sorted(book.ledger.table.items()):
-        kept = kept_state(images[name]) if name in images else None
+        kept = waiting.get(name)
         try:
             if name in lethal:
                 raise UpgradeError(lethal[name])
@@ -164,6 +174,7 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     for participant in ready:
         if participant.new is not None:
             box.watch(participant.new)
+        app.durability.put(participant.brought)
         participant.attach()
     used = tuple(sorted({p.name for p in ready if p.name in images} | ({LETTERS} & set(images))))
     if used:
@@ -204,6 +215,7 @@ async def _ready(
             with interrupt_after(min(participant.limits.load_s, STALL_S)):
                 participant.migrate()
                 participant.take_over()
+            participant.brought = participant.writes()
         except BaseException as error:  # SystemExit in take_over() must not end each start of the host
             raise UpgradeError(f"its state or take_over() failed: {error_text(error)}") from error
     except (UpgradeError, ModuleError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change
@@ -20,6 +21,10 @@ class Rewired(Participant):
 
     def hand_over(self) -> None:
         """Nothing leaves the version in service."""
+
+    def writes(self) -> list[Write]:
+        """Nothing of it changes."""
+        return []
 
     def attach(self) -> None:
         """The names move with the wiring; here only its service changes. Cannot raise."""

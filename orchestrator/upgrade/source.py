@@ -135,7 +135,8 @@ def incoming_release(
 ) -> Incoming:
     """What a staged release brings into service. Raises VoteRefused if its config names what the host does not have."""
     config = resolve_config(entry.config)
-    return Incoming(StagedSource(folder, entry, manifest, config, trial_limits), manifest.limits, config)
+    source = StagedSource(folder, entry, manifest, config, trial_limits)
+    return Incoming(source, manifest.limits, config, manifest.durable)
 
 
 def resolve_config(config: Mapping[str, object]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.durable import check_size
 from orchestrator.runtime.errors import MigrationMissing, Overrun, StateInvalid, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import author_line
@@ -20,6 +21,7 @@ from orchestrator.runtime.table_replace import Replacement, preparing
 from orchestrator.runtime.table_sweep import release
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.durable_switch import replaced_rows, writes_of
 from orchestrator.upgrade.records import Entry, StateImported
 from orchestrator.upgrade.state_file import FileRefused, StateFile, writing
 
@@ -86,6 +88,9 @@ async def import_state(
     state = _fitted(implementation, file)
     data = implementation.blueprint.codec.encode(state)
     records = await _fitted_records(implementation, proxy, file)
+    rows = await in_slices(replaced_rows(name, records)) if proxy.keeps else []
+    if proxy.keeps:
+        _small_enough(data)
     if app.quiesce is not None or book.ledger.unfinished is not None:
         raise ImportRefused("An upgrade is under way; nothing was imported. Try again when it is over.")
 
@@ -98,9 +103,12 @@ async def import_state(
         version = implementation.blueprint.state_version
         digests = _digest(before), _digest(data)
         fact = StateImported(name, entry.version, version, who, why, *digests, tables=records.names)
-        ticket = book.append(fact)  # if it raises, nothing was done; after it nothing can
+        # If it raises, nothing was done; after it nothing can. Of a durable module the rows are in the same write.
+        ticket = book.append(fact, (), writes_of(proxy, entry.package, version, data, rows))
         implementation.instance.state = state
         records.put_in(proxy.tables)
+        if proxy.durable is not None and proxy.keeps:
+            proxy.durable.attach(entry.package, data)
         return fact, ticket
 
     quiesce = Quiesce(app, [proxy], replace, drain_s=DRAIN_S)
@@ -153,6 +161,13 @@ async def _fitted_records(implementation: Implementation, proxy: ModuleProxy, fi
         raise ImportRefused(
             f"a step of a Table of {label} was {error} ({where}) on the file's records; nothing was changed."
         ) from None
+
+
+def _small_enough(data: bytes) -> None:
+    try:
+        check_size(data)
+    except StateInvalid as error:
+        raise ImportRefused(f"{error} Nothing was changed.") from None
 
 
 def _digest(data: bytes) -> str:

@@ -16,6 +16,7 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application, Wiring
 from orchestrator.runtime.collecting import no_collection
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout, error_text
 from orchestrator.runtime.quiesce import PATIENCE_S, Pause, Quiesce
 from orchestrator.runtime.retirement import Remains
@@ -29,6 +30,7 @@ from orchestrator.upgrade.errors import (
     UpgradeError,
     VoteRefused,
 )
+from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import Participant, switch_failure
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.records import (
@@ -62,7 +64,9 @@ class Log(Protocol):
     """Where the transaction's facts go: the journal, or memory in a test."""
 
     async def write(self, fact: Fact, /) -> Record: ...
-    def append(self, fact: Fact, /) -> Ticket: ...
+    def append(
+        self, fact: Fact, image: Sequence[ModuleImage] = (), writes: Sequence[Write] = (), /
+    ) -> Ticket: ...
     def wake(self) -> None: ...
 
 
@@ -225,8 +229,11 @@ class UpgradeTransaction:
                 )
             held = sum(len(p.proxy.mailbox) for p in self._participants)
             used = tuple(p.name for p in self._participants if p.uses_kept)
+            writes = [write for p in self._participants for write in p.writes()]
             reach("switch.record:before")
-            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held, used))
+            # Before the mailboxes reopen, and with the state in the new schema: no unit of a new version is ever on disk
+            # without the decision for that version before it.
+            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held, used), (), writes)
         except BaseException as error:
             for participant in reversed(self._participants):
                 participant.undo()

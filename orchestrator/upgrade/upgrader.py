@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 
 from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.errors import DurabilityLost
 from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
+from orchestrator.upgrade.durable_switch import inbox_rows
 from orchestrator.upgrade.errors import Fault, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.incoming import Incoming, KeptState
@@ -237,7 +241,8 @@ class Upgrader(Lookout):
             outcome, stopping = await self._run(transaction)
             left = await _left_images(participants) if outcome.result == "committed" else []
             self._retire(transaction, outcome)
-            await self._keep(left)
+            await self._keep([image for image, stored in left if not stored])
+            await self._keep_stored([image for image, stored in left if stored])
             if stopping:
                 raise asyncio.CancelledError
             await self._after(group, outcome)
@@ -346,6 +351,15 @@ class Upgrader(Lookout):
             await self.book.write(ImageSaved(tuple(image.name for image in images)), images)
             self._kept.update({image.name: kept_state(image) for image in images})
 
+    async def _keep_stored(self, images: Sequence[ModuleImage]) -> None:
+        """The same of a durable module: its rows are kept already."""
+        for image in images:
+            kept = kept_state(image)
+            messages = inbox_rows(self.app, image.name, kept.messages)
+            self._kept[image.name] = replace(kept, messages=messages, stored=True)
+        with suppress(DurabilityLost):  # the journal has failed, which is said elsewhere
+            await self.app.durability.settled()
+
     def _announce(self, group: Group) -> None:
         """Tell the other modules, after COMMITTED (DESIGN §4)."""
         for change in group.changes:
@@ -373,5 +387,6 @@ class Upgrader(Lookout):
             logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
 
 
-async def _left_images(participants: Sequence[Participant]) -> list[ModuleImage]:
-    return [image for p in participants if (image := await left_image(p)) is not None]
+async def _left_images(participants: Sequence[Participant]) -> list[tuple[ModuleImage, bool]]:
+    """What is kept of the modules that were removed, and whether it is on disk already."""
+    return [(image, p.was_durable) for p in participants if (image := await left_image(p)) is not None]
