@@ -20,6 +20,7 @@ from orchestrator.control.cli import (
     plan,
     reconfigure,
     rollback,
+    shell,
 )
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
     messages.register(app)
     naming.register(app)
     interface.register(app)
+    shell.register(app)
     return app
 
 
