@@ -19,6 +19,7 @@ from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import plan_rollback, shown
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict, verdict
+from repo_store.errors import StoreError
 from repo_store.release import parse_tag
 
 
@@ -74,7 +75,7 @@ class Deployments:
         asked = read(request, _Tag)
         self._permissions.check(request, [asked.tag])
         self._known_tag(asked.tag, await self._upgrader.repository.refs())
-        self._upgrader.deploy_by_hand([asked.tag])
+        self._upgrader.asked.deploy([asked.tag])
         return await self._outcomes([asked.tag], emit, wait=asked.wait)
 
     async def push(self, request: dict[str, object], emit: Emit) -> object:
@@ -185,8 +186,7 @@ class Deployments:
             return await self._reconfiguration.undo(rollback.commands, asked.reason, rollback.txn, emit)
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
-        upgrader.deploy_together(names)
-        upgrader.deploy_by_hand(names)
+        upgrader.asked.deploy(names, together=True)
         upgrader.told(names, Cause("livetag rollback", asked.reason, rollback.txn))
         message = f"Roll back transaction {rollback.txn}: {asked.reason}"
         for package, commit_id in rollback.lifted:
@@ -194,7 +194,11 @@ class Deployments:
         await upgrader.book.flush()
         # Read before the tags are there: they may be acted on at once, and what is left is then in the table no more.
         leaving = {(e.package, e.commit_id): e.tag for e in upgrader.book.ledger.table.values()}
-        await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
+        try:
+            await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
+        except (StoreError, OSError):
+            upgrader.asked.forget(names)
+            raise
         for key in rollback.quarantine:
             why = f"rolled back by hand: {asked.reason}"
             upgrader.book.append(Quarantined(*key, leaving.get(key, ""), why))

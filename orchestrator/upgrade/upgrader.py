@@ -18,6 +18,7 @@ from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.errors import DurabilityLost
 from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
+from orchestrator.upgrade.asked import Asked
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
@@ -83,8 +84,7 @@ class Upgrader(Lookout):
         self.outlook = Outlook()  # what the last look found
         self._trial = trial
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
-        self._together: list[frozenset[str]] = []  # tags that are one transaction though their commits differ
-        self._by_hand: set[str] = set()  # tags that a person deploys, through a hold if there is one
+        self.asked = Asked()
         self._causes = Causes()
         self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
@@ -129,7 +129,8 @@ class Upgrader(Lookout):
                 break
         while True:
             await note_tags(self.book, refs, self._causes)
-            self.outlook = await self.planner.look(refs, self.book.ledger, self._together, self._by_hand)
+            asked = self.asked.now()
+            self.outlook = await self.planner.look(refs, self.book.ledger, asked.together, asked.by_hand)
             plan = self.outlook.plan
             await note_orders(self.book, self.outlook.admission, refs, self._causes)
             await self._end_overrides(self.outlook.overruled.ended, plan)
@@ -137,11 +138,8 @@ class Upgrader(Lookout):
             if not await self._step(plan):
                 break
             refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
-        self._together = [
-            tags for tags in self._together if any(tags & set(group.tags) for group in plan.ready)
-        ]
         left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
-        self._by_hand &= left
+        self.asked.done(asked, refs.keys(), left)
         await self._write_history()
 
     async def _step(self, plan: Plan) -> bool:
@@ -164,14 +162,6 @@ class Upgrader(Lookout):
                 await self._deploy(group)
                 return True
         return False
-
-    def deploy_together(self, tags: Sequence[str]) -> None:
-        """Make these tags one transaction, whatever their commits (a rollback of one)."""
-        self._together.append(frozenset(tags))
-
-    def deploy_by_hand(self, tags: Sequence[str]) -> None:
-        """Let these tags go live though a hold keeps others from it."""
-        self._by_hand.update(tags)
 
     async def _end_overrides(self, ended: Sequence[tuple[Override, str]], plan: Plan) -> None:
         """Journal the overrides that hold no longer, and tell those whose tags ended them."""
