@@ -1,58 +1,12 @@
-"""The modules of the load story: a producer, and a sink whose state comes in three shapes."""
+"""The sink of the load story: its state comes in three shapes, and it knows what was lost, doubled, reordered, mixed.
+
+A `lane` here is a producer and the way its messages took. A mark tells how many times all modules changed together:
+along a message's way it never falls, and what one unit asks for, while it lasts, is all of one mark.
+"""
 
 from __future__ import annotations
 
-LANES = ("north", "east", "south", "west")
-
-APP = '[app]\nname = "load"\n[modules.sink]\n' + "".join(
-    f'[modules.{name}]\npackage = "lane"\n' for name in LANES
-)
-
-# It counts as fast as it is let, eight numbers a unit: the sink's mailbox is full, and back-pressure paces the lanes.
-# The count is a live resource, so that it also shows that nothing is lost or read twice between two of its versions.
-LANE = """
-import asyncio
-from itertools import count
-
-from livetag import Module, handles, intake
-
-
-class Lane(Module):
-    variant = VARIANT
-
-    def initial_state(self):
-        return {"sent": 0}
-
-    def hand_over(self):
-        return {"tap": self.tap}
-
-    def take_over(self, resources):
-        self.tap = resources.get("tap") or {"eights": count(), "open": True}
-
-    @intake
-    async def number(self):
-        await asyncio.sleep(0)
-        if not self.tap["open"]:
-            await asyncio.sleep(0.01)
-            return None
-        return {"first": 8 * next(self.tap["eights"])}
-
-    @handles("number")
-    def forward(self, first: int) -> None:
-        for n in range(first, first + 8):
-            self.state["sent"] += 1
-            self.send("sink", "note", {"lane": self.name, "n": n})
-
-    @handles
-    def close(self) -> None:
-        self.tap["open"] = False
-
-    @handles
-    def sent(self) -> int:
-        return self.state["sent"]
-"""
-
-MANIFEST = "[limits]\nmailbox_messages = 200\n"
+from tests.stories.load_modules import MANIFEST, mark
 
 # What every shape of the sink does; `lane` and `put` of a shape hide how it keeps them.
 BASE = """
@@ -61,12 +15,20 @@ from typing import Any
 
 from livetag import Module, handles
 
+from .mark import Marked, checksum
 
-class Base(Module[dict[str, Any]]):
+
+class Base(Marked, Module[dict[str, Any]]):
     @handles
-    async def note(self, lane: str, n: int) -> None:
+    async def note(self, lane: str, n: int, sum: int, marks: list[list[int]], do: str = "") -> None:
+        if do:
+            await self.suffer(do)  # before anything is written: a unit that fails must leave no trace
         if n % 50 == 0:
             await asyncio.sleep(0)  # a unit that spans turns of the loop: a switch has to wait for it
+        if n % 400 == 0 and lane == "north.left":  # seldom: what it waits for is let in over the mailbox's limit
+            marks = [*marks, *await self.seen(), self.mark]
+        self.state["odd"] += sum != checksum(lane, n)
+        self.state["mixed"] += marks[0] > marks[1] or marks[1] > self.mark or len({*map(tuple, marks[2:])}) > 1
         following, handled = self.lane(lane)
         missing = self.state["missing"].setdefault(lane, [])
         if n >= following:
@@ -78,9 +40,25 @@ class Base(Module[dict[str, Any]]):
             self.state["twice"] += 1
         self.put(lane, max(n + 1, following), handled + 1)
 
+    async def seen(self) -> list[list[int]]:
+        # While this unit lasts no transaction can switch: all that it asks are of the same one.
+        return [await self.ask(name, "mark_now", {}, returns=list[int], timeout_s=20.0) for name in ("left", "right")]
+
+    async def suffer(self, do: str) -> None:
+        if do == "raise":
+            raise ValueError("as it was told")
+        if do == "slow":
+            await asyncio.sleep(0.15)
+        while do == "spin":
+            pass
+
+    @handles
+    def seen_of(self, lane: str) -> int:
+        return self.lane(lane)[0]
+
     @handles
     def report(self) -> dict[str, Any]:
-        faults = {key: self.state[key] for key in ("missing", "twice", "reordered")}
+        faults = {key: self.state[key] for key in ("missing", "twice", "reordered", "odd", "mixed")}
         return {"lanes": self.lanes(), "shape": self.state_version, **faults}
 """
 
@@ -92,7 +70,7 @@ class Sink(Base):
     state_version = 1
 
     def initial_state(self):
-        return {"next": {}, "handled": {}, "missing": {}, "twice": 0, "reordered": 0}
+        return {"next": {}, "handled": {}, "missing": {}, "twice": 0, "reordered": 0, "odd": 0, "mixed": 0}
 
     def lane(self, lane):
         return self.state["next"].get(lane, 0), self.state["handled"].get(lane, 0)
@@ -130,7 +108,7 @@ class Sink(Base):
     state_version = 2
 
     def initial_state(self):
-        return {"lanes": {}, "missing": {}, "twice": 0, "reordered": 0}
+        return {"lanes": {}, "missing": {}, "twice": 0, "reordered": 0, "odd": 0, "mixed": 0}
 
     def lane(self, lane):
         row = self.state["lanes"].get(lane, {})
@@ -154,7 +132,7 @@ class Sink(Base):
     state_version = 3
 
     def initial_state(self):
-        return {"rows": [], "missing": {}, "twice": 0, "reordered": 0}
+        return {"rows": [], "missing": {}, "twice": 0, "reordered": 0, "odd": 0, "mixed": 0}
 
     def lane(self, lane):
         return next(((n, handled) for name, n, handled in self.state["rows"] if name == lane), (0, 0))
@@ -185,23 +163,53 @@ def down_again(new):
 
 SHAPES = {1: ONE, 2: TWO, 3: THREE}
 
-# Its switch fails half-way, when the old version has handed over and the state is migrated already.
-TRIPS = """
+# What is wrong with a broken release, and where it fails.
+BROKEN = {
+    "an import": "import a_library_that_nobody_has",
+    "prepare": """
+async def prepare(self):
+    raise RuntimeError("not prepared NUMBER")
 
+
+Sink.prepare = prepare
+""",
+    "a migration": """
+Sink.state_version = 9
+
+
+@Sink.migrates(SHAPE, 9)
+def on(old):
+    if in_the_host():
+        raise RuntimeError("not migrated NUMBER")
+    return old
+
+
+@Sink.migrates(9, SHAPE)
+def back(new):
+    return new
+""",
+    "take_over": """
 def trip(self, resources):
     raise RuntimeError("tripped in the switch NUMBER")
 
 
 Sink.take_over = trip
-"""
+""",
+    "the pause": """
+def dawdle(self, resources):
+    time.sleep(0.3)
 
 
-def lane(variant: int) -> str:
-    """Give the producer's code; two variants differ, so that a swap of them is one."""
-    return LANE.replace("VARIANT", str(variant))
+Sink.take_over = dawdle  # NUMBER
+""",
+}
 
 
-def sink(shape: int, trips: int | None = None) -> dict[str, str]:
-    """Give the files of the sink's package; `trips`: one that fails in the switch, different for each number."""
-    code = SHAPES[shape] + ("" if trips is None else TRIPS.replace("NUMBER", str(trips)))
-    return {"__init__.py": code, "base.py": BASE, "module.toml": MANIFEST}
+def sink(shape: int, era: int, broken: str = "", number: int = 0) -> dict[str, str]:
+    """Give the files of the sink's package; `broken`: one of BROKEN, different for each number."""
+    wrong = BROKEN[broken].replace("NUMBER", str(number)).replace("SHAPE", "3") if broken else ""
+    shape = 3 if broken else shape  # which knows the way from all of them
+    code = SHAPES[shape] + (
+        f"\n\nimport time\n\nfrom .mark import in_the_host\n\n{wrong}\n" if broken else ""
+    )
+    return {"__init__.py": code, "base.py": BASE, "mark.py": mark(era), "module.toml": MANIFEST}
