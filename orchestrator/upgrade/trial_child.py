@@ -23,6 +23,7 @@ from orchestrator.upgrade.trial_protocol import LOADING, Report, Request
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 OUTPUT_KEPT = 2_000
 REAP_S = 5.0
+ALONE_S = 0.01  # a worker that left nothing behind is reaped within this, and /proc need not be read for it
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -153,13 +154,14 @@ class Keeper:
 
     def _kill_all(self) -> None:
         """Kill the worker's group, then whatever is, or becomes, a child of ours, until there is none."""
-        deadline = time.monotonic() + REAP_S
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while time.monotonic() < began + REAP_S:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._worker, signal.SIGKILL)
-            for pid in children_of(os.getpid()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > began + ALONE_S:  # there are more, perhaps in groups of their own
+                for pid in children_of(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
