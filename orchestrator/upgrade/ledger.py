@@ -388,5 +388,6 @@ class _Draft:
 
     def _count_deaths(self, entries: Iterable[Entry | None]) -> None:
         """Count one death for each release, however many modules are made from it."""
-        for key in {(entry.package, entry.commit_id) for entry in entries if entry is not None}:
+        # In order: what a start records next must be the same in every process.
+        for key in sorted({(entry.package, entry.commit_id) for entry in entries if entry is not None}):
             self.deaths[key] = self.deaths.get(key, 0) + 1

@@ -1,0 +1,363 @@
+"""One run of a host in a world, from its start to its stop or its death; all of it the product's own code."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.control.config import Deployment
+from orchestrator.control.host import _Host
+from orchestrator.control.operations import Operations
+from orchestrator.control.server import Operation
+from orchestrator.control.wire import Refused
+from orchestrator.runtime.application import Application
+from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.table_image import TableImage
+from orchestrator.upgrade.black_box import BlackBox, Evidence
+from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.checks import Environment
+from orchestrator.upgrade.errors import TrialFailed
+from orchestrator.upgrade.image import newest_id
+from orchestrator.upgrade.incoming import Code, Incoming
+from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
+from orchestrator.upgrade.needed import needed_commits, needed_trees
+from orchestrator.upgrade.planner import Planner
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Record,
+    RolledBack,
+)
+from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
+from orchestrator.upgrade.trial import TrialReport
+from orchestrator.upgrade.upgrader import Upgrader
+from repo_store.manifest import HostConfig, HostSection, ModuleManifest, TrialSection
+from tests.simulation.disk import Disk, VirtualFile, VirtualWriter
+from tests.simulation.loop import VirtualClock, VirtualLoop
+from tests.simulation.modules import Counter, Spec, blueprint
+from tests.simulation.refs import VirtualRepository
+from tests.simulation.watch import Watch, Watcher
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TURNS_MAX = 60_000
+CONFIG = HostConfig(host=HostSection(drain_s=3.0, settle_s=5.0))
+
+
+class Witness(BlackBox):
+    """The black box on a page of the world."""
+
+    def __init__(self, page: dict[str, Any]) -> None:
+        super().__init__()
+        self._page = page
+        self.open = False
+
+    def last(self) -> Evidence | None:
+        if not self._page:
+            return None
+        running = self._page["running"]
+        module, doing = running[-1] if running else (None, "")
+        return Evidence(self._page["pid"], module, doing, self._page["ended"], self._page["in_doubt"])
+
+    def begin(self) -> None:
+        self.open = True
+        self._write()
+
+    def _write(self, *, ended: bool = False) -> None:
+        if self.open:
+            self._page.update(
+                pid=os.getpid(), running=list(self._running), ended=ended, in_doubt=self._in_doubt
+            )
+
+
+class VirtualJournal(Journal):
+    """Tells the watch of what is appended, too."""
+
+    def __init__(self, life: Life, file: VirtualFile) -> None:
+        self._life = life
+        super().__init__(file, life.clock.wall, 30.0, life.make_writer)
+
+    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Ticket:
+        ticket = super().append(fact, image)
+        self._life.note_append(fact)
+        return ticket
+
+
+class VirtualSource:
+    """Where a version of a world comes from; the verdict of its trial is drawn with it."""
+
+    def __init__(self, life: Life, spec: Spec) -> None:
+        self._life = life
+        self._spec = spec
+
+    async def try_out(
+        self,
+        _state: tuple[int, bytes] | None,
+        _open_keys: Mapping[str, bytes],
+        _tables: Sequence[TableImage] = (),
+    ) -> TrialReport:
+        life, fault = self._life, self._spec.fault
+        await life.clock_sleep(self._spec.slow_s)
+        if fault == "trial":
+            raise TrialFailed("self_test", "the trial says no")
+        if fault == "trial hangs":
+            await life.clock_sleep(20.0)
+            raise TrialFailed("import", "the trial did not end within trial.time_s = 20")
+        if fault == "trial once" and life.rng.random() < 0.5:
+            raise TrialFailed("", "the child could not be started", "moment")
+        return TrialReport(b"", {}, lost=())
+
+    async def load(self) -> Code:
+        life, fault = self._life, self._spec.fault
+        await life.clock_sleep(self._spec.slow_s)
+        if fault == "import":
+            raise ModuleError("importing it raised ValueError")
+        if fault == "deadly import":
+            life.die("at an import")
+        return Code(blueprint(self._spec.shape), None, "counter:Counter")
+
+
+class NoProof:
+    """Nothing is proven gone: that walks the heap, and is the business of other tests."""
+
+    async def prove(self, _remains: object) -> bool:
+        return True
+
+
+class Life:
+    """What one run of the host holds."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng: random.Random = world.rng
+        self.watch: Watch = world.watch
+        self.loop = VirtualLoop(world.rng, world.now, TURNS_MAX)
+        self.clock = VirtualClock(self.loop)
+        self.disk = Disk(world.rng, self.loop, self._crashes)
+        self.appended: dict[int, str] = {}
+        self.planned: dict[int, tuple[Change, ...]] = {}
+        self.starting = self.stopping = self.serving = False
+        self.clean = False
+        self.over = self.finished = False
+        self.busy: set[asyncio.Task[None]] = set()
+        self.producers: set[asyncio.Task[None]] = set()
+        self.death = ""
+        self._host = _Host(Deployment(Path("/nowhere")), CONFIG)
+        self.box = self._host._box = Witness(world.page)
+
+    # -- for the watchers -------------------------------------------------------------------------------------
+
+    async def clock_sleep(self, seconds: float) -> None:
+        """About so long, as drawn."""
+        await sleep_until(self.clock, self.loop.time() + seconds * self.rng.random() * 2)
+
+    def poisonous(self, src: int, n: int) -> bool:
+        return self.world.poison > 0 and (src + n) % self.world.poison == 0
+
+    async def ask_another(self, module: Counter, name: str) -> None:
+        """A unit waits for another module."""
+        others = [other for other in self.world.modules if other != name]
+        with suppress(ModuleError):
+            await module.ask(self.rng.choice(others), "total", {}, timeout_s=1.0, returns=int)
+
+    def forward(self, module: Counter, name: str, src: int, n: int) -> None:
+        """Some messages make more of them, one hop far."""
+        names = self.world.modules
+        if src < 100 or n % 3:
+            return
+        target = names[(names.index(self.world.root(name)) + 1) % len(names)]
+        mine = self.world.source_of(name)
+        number = self.watch.next_number(mine, target)
+        with suppress(ModuleError):
+            module.send(target, "tell", {"epoch": self.watch.epoch, "src": mine, "n": number})
+            self.watch.accepted(mine, target)
+
+    # -- death ------------------------------------------------------------------------------------------------
+
+    def die(self, how: str) -> None:
+        """SIGKILL, now: nothing after this reaches the disk or is seen."""
+        if self.loop.dead or self.world.over:
+            return
+        in_flight = self.writer.in_flight() if self.serving or self.starting else ()
+        if in_flight and self.rng.random() < 0.5:
+            self.world.platter.take([line for line, _ in in_flight])
+        self.death = how
+        model = self.watch.model
+        phase = model.phase.get(model.unfinished, "") if model.unfinished is not None else ""
+        place = "starting" if self.starting else "stopping" if self.stopping else phase or "between"
+        if not phase and any(p == "committed" for p in model.phase.values()) and place == "between":
+            place = "committed"
+        self.world.coverage[f"crash {place}"] += 1
+        self.watch.note(f"DIES {how} ({place})")
+        self.loop.dead = True
+
+    def _crashes(self, side: str, record: Record) -> bool:
+        if self.loop.dead or not self.world.crash_due(side, record):
+            return False
+        self.writer.forget()
+        self.die(f"{side} {type(record.fact).__name__} is on disk")
+        return side == "before"
+
+    def note_append(self, fact: Fact) -> None:
+        if isinstance(fact, Planned):
+            self.planned[fact.txn] = fact.changes
+        if isinstance(fact, (Planned, Prepared, Committed, RolledBack)):
+            self.appended[fact.txn] = type(fact).__name__
+
+    def make_writer(self, journal: Journal) -> VirtualWriter:
+        self.writer = VirtualWriter(journal, self.disk, self.loop)
+        return self.writer
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    async def main(self, script: Callable[[Life], Awaitable[None]]) -> None:
+        """Start, do what the script says, stop."""
+        await self._start()
+        try:
+            await script(self)
+        finally:
+            if not self.loop.dead:
+                await self._stop()
+
+    def bring(self, folder: Path, entry: Entry, manifest: ModuleManifest, _limits: TrialSection) -> Incoming:
+        spec = self.world.origin.trees[folder.name]
+        txn = 0 if self.starting else self.book.ledger.next_txn
+        eye = Watcher(self, entry.name, entry.tree_id, spec, txn)
+        return Incoming(VirtualSource(self, spec), manifest.limits, {**entry.config, "eye": eye})
+
+    async def _start(self) -> None:
+        """As `_Host._serve` does, without sockets, signals and threads."""
+        world, self.starting, self.disk.at_once = self.world, True, True
+        self.journal = VirtualJournal(self, VirtualFile(world.platter, self.disk))
+        self.book = Book(self.journal, self.box)
+        close_the_past(self.book, "0", self.box.last())
+        self.disk.at_once = False
+        self.box.begin()
+        images = self.journal.load_images()
+        self.repository = VirtualRepository(world.origin, self.rng)
+        self.repository.on_history = self.watch.history
+        await self.repository.sweep(needed_trees(self.book.ledger))
+        await self.repository.let_go(needed_commits(self.book.ledger))
+        first = max(newest_id(images) + 1, int(self.clock.wall() * 1e6))
+        self.app = Application(self.clock, first_message_id=first)
+        self.app.ownership.begin()
+        self.recovered: Recovered = await bring_back(
+            self.app, self.book, self.repository, images, CONFIG.trial, self.box, self.bring
+        )
+        self._settling = asyncio.ensure_future(self._host._settle(self.app, self.book))
+        planner = Planner(self.app, self.repository, Environment("3.11.0", {}), prereleases=False)
+        self.upgrader = Upgrader(
+            self.app,
+            self.repository,
+            planner,
+            self.book,
+            CONFIG.trial,
+            kept=self.recovered.kept,
+            bring=self.bring,
+        )
+        self.upgrader.retirements = NoProof()  # type: ignore[assignment]
+        failed = self.recovered.failed
+        self.operations: Mapping[str, Operation] = Operations(
+            self.app, self.upgrader, CONFIG, failed, self._told_to_stop
+        ).table()
+        self._running = asyncio.ensure_future(self.upgrader.run())
+        self.starting, self.serving = False, True
+        self.upgrader.look()
+
+    def _told_to_stop(self, *, restart: bool) -> None:
+        """Nobody does in a world."""
+
+    async def _stop(self) -> None:
+        """As `_Host._serve` does at its end."""
+        self.stopping, self.serving = True, False
+        for task in self.busy - self.producers:
+            task.cancel()
+        if self.producers:  # what they send is accepted, or it is not: they must know
+            await asyncio.wait(self.producers)
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+        self._settling.cancel()
+        self.disk.at_once = True
+        await self._host._save(self.app, self.book)
+        await self.upgrader.stop()
+        self.clean = self._host._exit_code == 0
+        self.box.close()
+        self.journal.close()
+
+    # -- what the script does ---------------------------------------------------------------------------------
+
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        """Beside the script."""
+
+        async def run() -> None:
+            await work
+
+        task = asyncio.ensure_future(run())
+        self.busy.add(task)
+        task.add_done_callback(self.busy.discard)
+        return task
+
+    def tags_moved(self, *, whole: bool) -> None:
+        """The monitor sees it after a while; a push that is over says so."""
+        self.loop.call_later(self.rng.random() * 0.3, lambda: self.upgrader.look(push_over=whole))
+
+    def command(self, op: str, **arguments: object) -> None:
+        """A person types a command; nobody waits for the answer."""
+
+        async def ask() -> None:
+            try:
+                answer = await self.operations[op](arguments, lambda _event: None)
+            except Refused as error:
+                answer = f"refused: {error}"
+            self.watch.note(f"{op} {arguments} → {str(answer)[:200]}")
+            self._check_told(answer)
+
+        self.spawn(ask())
+
+    def _check_told(self, answer: object) -> None:
+        """What is reported as done is on disk (DESIGN P6)."""
+        txn = answer.get("transaction") if isinstance(answer, dict) else None
+        if isinstance(txn, int) and self.watch.model.phase.get(txn) not in {"committed", "confirmed"}:
+            self.watch.fail(f"transaction {txn} is reported as done, and is not on disk")
+
+    def produce(self, src: int, target: str, count: int, every_s: float) -> None:
+        """Somebody outside sends numbered messages, each once the one before was accepted."""
+
+        async def send() -> None:
+            epoch = self.watch.epoch
+            for _ in itertools.repeat(None, count):
+                n = self.watch.next_number(src, target)
+                with suppress(ModuleError):
+                    await self.app.send(target, "tell", {"epoch": epoch, "src": src, "n": n}, timeout_s=1.0)
+                    if not self.loop.dead:
+                        self.watch.accepted(src, target, epoch)
+                await self.clock_sleep(every_s)
+                if self.stopping:
+                    return
+
+        task = self.spawn(send())
+        self.producers.add(task)
+        task.add_done_callback(self.producers.discard)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way, and nothing due."""
+        if not self.serving or self.busy or self.upgrader.will_look_again:
+            return False
+        return all(
+            p.unit is None and p.outbox.empty and (not p.mailbox.queue or p.resting is not None)
+            for p in self.app.modules.values()
+        )
