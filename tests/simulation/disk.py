@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.runtime.durability import Write
+from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.errors import JournalCorrupt
-from orchestrator.upgrade.journal import Journal, Ticket
+from orchestrator.upgrade.journal import Item, Journal
 from orchestrator.upgrade.journal_file import GENESIS, Line, ModuleImage, chain
 from orchestrator.upgrade.records import ImageSaved, Record, decode_fact, images_used
 from tests.simulation.loop import VirtualLoop
@@ -56,7 +58,8 @@ class VirtualFile:
             previous = digest
         return found
 
-    def write(self, lines: Sequence[Line], head: tuple[int, bytes]) -> None:
+    def write(self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = ()) -> None:
+        assert not writes  # the modules of a world are in memory
         last = self._platter.lines[-1] if self._platter.lines else (0, 0.0, b"", GENESIS)
         assert (last[0], last[3]) == head
         self._disk.written(self._platter, lines)
@@ -64,6 +67,9 @@ class VirtualFile:
     def images(self, saved: dict[str, int]) -> dict[str, ModuleImage]:
         assert {n: i.saved_seq for n, i in self._platter.images.items()} == saved
         return dict(self._platter.images)
+
+    def stored(self) -> Stored:
+        return Stored()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -105,7 +111,7 @@ class VirtualWriter:
         self._journal = journal
         self._disk = disk
         self._loop = loop
-        self._writing: Sequence[tuple[Line, Ticket]] = ()
+        self._writing: Sequence[Item] = ()
         self._asked = False
 
     def wake(self) -> None:
@@ -126,7 +132,7 @@ class VirtualWriter:
         """The batch under way has met its fate."""
         self._writing = ()
 
-    def in_flight(self) -> Sequence[tuple[Line, Ticket]]:
+    def in_flight(self) -> Sequence[Item]:
         return self._writing
 
     def _take(self) -> None:

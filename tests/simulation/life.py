@@ -18,6 +18,7 @@ from orchestrator.control.server import Operation
 from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.black_box import BlackBox, Evidence
@@ -89,8 +90,8 @@ class VirtualJournal(Journal):
         self._life = life
         super().__init__(file, life.clock.wall, 30.0, life.make_writer)
 
-    def append(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Ticket:
-        ticket = super().append(fact, image)
+    def append(self, fact: Fact, image: Sequence[ModuleImage] = (), writes: Sequence[Write] = ()) -> Ticket:
+        ticket = super().append(fact, image, writes)
         self._life.note_append(fact)
         return ticket
 
@@ -192,7 +193,7 @@ class Life:
             return
         in_flight = self.writer.in_flight() if self.serving or self.starting else ()
         if in_flight and self.rng.random() < 0.5:
-            self.world.platter.take([line for line, _ in in_flight])
+            self.world.platter.take([item.line for item in in_flight if item.line is not None])
         self.death = how
         model = self.watch.model
         phase = model.phase.get(model.unfinished, "") if model.unfinished is not None else ""
