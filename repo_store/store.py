@@ -141,8 +141,11 @@ class RepoStore(ObjectReader):
             message.strip("\n"),
             "",
         ]
+        return self.write_tag("\n".join(lines).encode())
+
+    def write_tag(self, content: bytes) -> str:
+        """Write a tag object as it is and give its id; no ref points at it yet."""
         with step("tags.object"):
-            content = "\n".join(lines).encode()
             return self._door.run("hash-object", "-t", "tag", "-w", "--stdin", stdin=content).decode().strip()
 
     def keep(self, *commit_ids: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container, Mapping, Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from orchestrator.control.plans import Plans, check_tag, view_of
 from orchestrator.control.reconfiguration import Reconfiguration
 from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
+from orchestrator.control.signed_rollback import message_of, unsigned, verified
 from orchestrator.control.wire import Refused
 from orchestrator.upgrade.causes import Cause
 from orchestrator.upgrade.desired import Key
@@ -20,7 +22,7 @@ from orchestrator.upgrade.rollback import plan_rollback, shown
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict, verdict
 from repo_store.errors import StoreError
-from repo_store.release import parse_tag
+from repo_store.release import Tag, parse_tag
 
 
 class _Tag(msgspec.Struct):
@@ -47,6 +49,7 @@ class _Rollback(msgspec.Struct):
     to: str | None = None
     reason: str | None = None
     dry_run: bool = False
+    signed: dict[str, str] = {}  # tag → its object as the person signed it (strict policy)
 
 
 class Deployments:
@@ -184,18 +187,27 @@ class Deployments:
         self._permissions.check(request, [step.tag.name for step in rollback.steps])
         if rollback.commands:
             return await self._reconfiguration.undo(rollback.commands, asked.reason, rollback.txn, emit)
+        contents: dict[Tag, bytes] = {}
+        who = "livetag rollback"
+        if self._permissions.strict:
+            if not asked.signed:
+                raise unsigned(rollback, asked.reason)
+            directory = upgrader.repository.store_path.parent
+            contents, who = await asyncio.to_thread(verified, rollback, asked.signed, directory)
         tags = {step.tag: step.commit_id for step in rollback.steps}
         names = [tag.name for tag in tags]
         upgrader.asked.deploy(names, together=True)
-        upgrader.told(names, Cause("livetag rollback", asked.reason, rollback.txn))
-        message = f"Roll back transaction {rollback.txn}: {asked.reason}"
+        upgrader.told(names, Cause(who, asked.reason, rollback.txn))
+        message = message_of(rollback, asked.reason)
         for package, commit_id in rollback.lifted:
             upgrader.book.append(Lifted(package, commit_id, "livetag rollback", asked.reason))
         await upgrader.book.flush()
         # Read before the tags are there: they may be acted on at once, and what is left is then in the table no more.
         leaving = {(e.package, e.commit_id): e.tag for e in upgrader.book.ledger.table.values()}
         try:
-            await upgrader.repository.write_tags(tags, message, "livetag rollback <livetag@localhost>")
+            await upgrader.repository.write_tags(
+                tags, message, "livetag rollback <livetag@localhost>", contents
+            )
         except (StoreError, OSError):
             upgrader.asked.forget(names)
             raise

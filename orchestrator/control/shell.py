@@ -64,7 +64,9 @@ def decide(principal: str, deployment: Deployment, environ: Mapping[str, str]) -
     try:
         words = shlex.split(asked)
     except ValueError as error:
-        raise ShellRefused(f"{asked!r:.80} cannot be read as a command: {error}.") from error
+        raise ShellRefused(
+            f"{asked!r:.80} cannot be read as a command ({error}); this key is for {ALLOWED}."
+        ) from error
     if words[:1] == ["git"]:  # `git receive-pack PATH` is what a client of old may say
         words = [f"git-{words[1]}", *words[2:]] if len(words) > 1 else words
     if len(words) == 2 and words[0] in {f"git-{name}" for name in _GIT}:

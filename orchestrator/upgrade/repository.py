@@ -132,11 +132,21 @@ class Repository:
         """Bring `deployments` and `refs/live/*` up to what the journal says."""
         await self._run(lambda: History(self._store).record(entries, live))
 
-    async def write_tags(self, tags: Mapping[Tag, str], message: str, who: str) -> dict[Tag, TagRef]:
-        """Write annotated tags (tag → commit id), all or none. Raises RefChanged if one exists."""
+    async def write_tags(
+        self, tags: Mapping[Tag, str], message: str, who: str, signed: Mapping[Tag, bytes]
+    ) -> dict[Tag, TagRef]:
+        """Write annotated tags (tag → commit id), all or none. Raises RefChanged if one exists.
+
+        `signed` has the content of those that a person signed.
+        """
 
         def write() -> dict[Tag, TagRef]:
-            written = {tag: self._store.annotate(tag, commit, message, who) for tag, commit in tags.items()}
+            written = {
+                tag: self._store.write_tag(signed[tag])
+                if tag in signed
+                else self._store.annotate(tag, commit, message, who)
+                for tag, commit in tags.items()
+            }
             self._store.update_refs(
                 [RefChange(tag.ref, new, None) for tag, new in written.items()], "rollback"
             )

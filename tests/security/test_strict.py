@@ -219,3 +219,24 @@ def test_a_moved_tag_whose_release_fails_is_put_back_and_the_order_before_it_hol
     assert strict.git("rev-parse", "refs/tags/counter/v1.0.0") == old
     assert strict.status()["not_permitted"] == []
     assert strict.ask("counter", "tick") == 1
+
+
+def test_a_rollback_is_signed_by_the_person_who_asks_or_says_how(
+    strict: Deployment, people: dict[str, Person]
+) -> None:
+    alice = people["alice"]
+    before = first(strict, alice)
+    second(strict)
+    alice.sign(strict.work, "counter/v1.1.0")
+    assert strict.push("counter/v1.1.0").returncode == 0
+    said = strict.livetag("rollback", "--reason", "too much")
+    assert said.returncode == 1
+    how = f"git -c gpg.format=ssh tag -s -m 'Roll back transaction 2: too much' counter/v1.1.1 {before}"
+    assert how in said.stderr, said.stderr
+    assert strict.ask("counter", "tick") == 10
+    for signer, code_ in (("bob", 1), ("alice", 0)):
+        strict.work.git("config", "user.signingKey", str(people[signer].key))
+        done = strict.livetag_in_clone("rollback", "--sign", "--reason", "too much")
+        assert done.returncode == code_, done.stderr
+    assert strict.ask("counter", "tick") == 2
+    assert strict.history()[0]["who"] == "alice@example.org"

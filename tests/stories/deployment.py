@@ -186,11 +186,16 @@ class Deployment:
         row = self.status()["modules"].get(module)
         return None if row is None else str(row["version"])
 
-    def livetag(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def livetag_in_clone(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as one does who stands in the clone."""
+        return self.livetag(*args, cwd=self.work.path)
+
+    def livetag(self, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line on this deployment."""
         return subprocess.run(
             [sys.executable, "-m", "livetag", *args],
-            env={**clean_environment(), "LIVETAG_DIR": os.fspath(self.path)},
+            cwd=cwd,
+            env={**clean_environment(), "LIVETAG_DIR": os.fspath(self.path), "PYTHONPATH": os.getcwd()},  # noqa: PTH109
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,5 +1,7 @@
 """`rollback`: what it would do and lose, then the question, then the same path as a deploy."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from orchestrator.control.cli.reason import on_terminal, question
 from orchestrator.control.cli.screen import print_json
 from orchestrator.control.cli.session import UPGRADE_S, Session, view
 from orchestrator.control.cli.views import Plan
+from orchestrator.control.clone import Clone
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +43,12 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
         str | None,
         typer.Option(metavar="TEXT", help="Why; it is written into the history. Asked for on a terminal."),
     ] = None,
+    sign: Annotated[
+        bool,
+        typer.Option(
+            "--sign", help="Sign its tags with your key (git config user.signingKey); for the strict policy."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
     named: Dir = None,
     as_json: Json = False,
@@ -64,12 +73,27 @@ def rollback(  # noqa: PLR0917 - the arguments of a command, by their order in i
         reason = _agreed(reason)
         if isinstance(preview, dict) and "txn" in preview:
             asked["txn"] = preview["txn"]  # what was agreed to, whatever went live meanwhile
+    if sign:
+        asked = {**asked, **_signed(_preview(session, asked), reason or "")}
     facts = session.ask("rollback", {**asked, "reason": reason, "dry_run": False}, timeout_s=UPGRADE_S)
     finish(facts, as_json=as_json)
 
 
 def _preview(session: Session, asked: dict[str, object]) -> object:
     return session.ask("rollback", {**asked, "dry_run": True}, timeout_s=UPGRADE_S)
+
+
+def _signed(preview: object, reason: str) -> dict[str, object]:
+    """The tags of the rollback that was shown, signed by the person who asks for it. Raises Failure."""
+    from orchestrator.control.signing import NotSigned, sign_tags
+
+    facts = preview if isinstance(preview, dict) else {}
+    tags = {str(step["tag"]): str(step["commit"]) for step in facts.get("steps", ())}
+    try:
+        message = f"Roll back transaction {facts.get('txn')}: {reason}"
+        return {"txn": facts.get("txn"), "signed": sign_tags(tags, message, Clone(Path.cwd(), os.environ))}
+    except NotSigned as error:
+        raise Failure(str(error)) from None
 
 
 def _show(preview: object) -> None:
