@@ -65,6 +65,7 @@ _OVERRIDES = (
     "maintenance.auto=false",
     "core.filesRefLockTimeout=2000",
     "core.packedRefsTimeout=2000",
+    "advice.graftFileDeprecated=false",
 )
 
 
@@ -103,11 +104,17 @@ class GitDoor:
             self._headers.close()
 
     def run(self, *args: str, stdin: bytes = b"", timeout_s: float = RUN_TIMEOUT_S) -> bytes:
-        """Run one Git command and give its whole output; raises GitFailed with the end of its error output.
+        """Run one Git command and give its whole output; raises GitFailed with the end of what it said.
 
         No argument may be text of a user's where Git could take it for an option: full ref names and full
         ids, behind `--end-of-options`.
         """
+        return self.run_heard(*args, stdin=stdin, timeout_s=timeout_s)[0]
+
+    def run_heard(
+        self, *args: str, stdin: bytes = b"", timeout_s: float = RUN_TIMEOUT_S
+    ) -> tuple[bytes, str]:
+        """As `run`, with what a Git that succeeded warned of."""
         with self._lock:
             process = self._start(args)
             try:
@@ -118,12 +125,13 @@ class GitDoor:
                 raise GitFailed(
                     f"git {_shown(args)} did not end within {timeout_s:g} s and was killed."
                 ) from error
+        warned = problem.decode("utf-8", "replace").strip()
         if process.returncode != 0:
-            said = problem.decode("utf-8", "replace").strip()[-STDERR_SHOWN:]
+            said = f"{output.decode('utf-8', 'replace')}\n{warned}".strip()[-STDERR_SHOWN:]
             raise GitFailed(
                 f"git {_shown(args)} failed with exit code {process.returncode}: {said or 'no message'}"
             )
-        return output
+        return output, warned
 
     def cat(self, object_id: str) -> tuple[str, bytes]:
         """Give (type, content) of an object; raises GitFailed if it is missing.

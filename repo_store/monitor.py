@@ -133,7 +133,8 @@ class TagMonitor:
             if not self._stopping:
                 self._on_look()
         except StoreError as error:
-            logger.warning("the tags of {} could not be read: {}; looking again soon", self._path, error)
+            logger.debug("the tags of {} could not be read: {}; looking again soon", self._path, error)
+            self._on_look()  # who reads them by itself finds out, and says so
         except Exception:  # noqa: BLE001  # whatever the listener does, the tags are watched on
             logger.exception("a change of tags was not taken; it is told again in {:g} s", self._reconcile_s)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from repo_store.git import GitDoor
 
 PEEL_DEPTH_MAX = 10
 TAG_OBJECT_BYTES_MAX = 1 << 20
+BROKEN_OBJECTS_MAX = (
+    50  # each costs some starts of Git; more than these, and it is no single object that is broken
+)
+_IGNORED = re.compile(r"^warning: ignoring (?:broken ref|ref with broken name) (refs/.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,14 @@ def list_refs(door: GitDoor, *prefixes: str) -> dict[str, str]:
 
     Broken refs are left out, as Git does.
     """
-    output = door.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
+    return read_refs(door, *prefixes)[0]
+
+
+def read_refs(door: GitDoor, *prefixes: str) -> tuple[dict[str, str], list[str]]:
+    """As `list_refs`, with the names of the broken refs: those whose file is empty or garbage, as a power cut leaves it."""
+    output, warned = door.run_heard("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
     rows = (line.split(" ", 1) for line in output.decode("utf-8", "surrogateescape").split("\n") if line)
-    return {name: object_id for object_id, name in rows}
+    return {name: object_id for object_id, name in rows}, _IGNORED.findall(warned)
 
 
 def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, reflog: bool = False) -> None:
@@ -80,6 +90,7 @@ class Peeler:
     def __init__(self, door: GitDoor) -> None:
         self._door = door
         self._known: dict[str, str | None] = {}
+        self.lost: dict[str, str] = {}  # of the last call: id → why it cannot be told what it leads to
 
     def commits(self, object_ids: Iterable[str]) -> dict[str, str | None]:
         """Give the commit each id leads to; None for a blob, a tree, what is missing or nested too deeply.
@@ -90,11 +101,35 @@ class Peeler:
         wanted = set(object_ids)
         unknown = sorted(wanted - self._known.keys())
         found = {each: self._known[each] for each in wanted & self._known.keys()}
-        for each, info in zip(unknown, self._door.infos(unknown), strict=True):
-            found[each] = self._peel(each, info)
+        self.lost = {}
+        for each, info in zip(unknown, self._infos(unknown), strict=True):
+            found[each] = self._peel_or_lose(each, info)
         # A missing object may still arrive (a fetch under way), so only what was found is remembered.
         self._known = {each: commit for each, commit in found.items() if commit is not None}
         return found
+
+    def _infos(self, object_ids: Sequence[str]) -> list[tuple[str, int] | None]:
+        """As the door's, though an object be unreadable, over which `git cat-file` dies: the others are asked without it."""
+        try:
+            return self._door.infos(object_ids)
+        except GitFailed as error:
+            if len(object_ids) > 1:
+                half = len(object_ids) // 2
+                return [*self._infos(object_ids[:half]), *self._infos(object_ids[half:])]
+            if len(self.lost) >= BROKEN_OBJECTS_MAX:
+                raise
+            self.lost[object_ids[0]] = str(error)
+            return [None]
+
+    def _peel_or_lose(self, object_id: str, info: tuple[str, int] | None) -> str | None:
+        try:
+            if info is None:
+                self.lost.setdefault(object_id, f"object {object_id} is missing in {self._door.path}")
+                return None
+            return self._peel(object_id, info)
+        except GitFailed as error:
+            self.lost[object_id] = str(error)
+            return None
 
     def _peel(self, object_id: str, info: tuple[str, int] | None) -> str | None:
         for _ in range(PEEL_DEPTH_MAX):
@@ -107,4 +142,6 @@ class Peeler:
                 self._door.cat(object_id)[1].partition(b"\n")[0].removeprefix(b"object ").decode("ascii")
             )
             info = self._door.infos([object_id])[0]
+            if info is None:
+                raise GitFailed(f"object {object_id} is missing in {self._door.path}")
         return None

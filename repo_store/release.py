@@ -88,11 +88,16 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class TagRef:
-    """Where a tag points now: the object of the ref, and the commit behind it (None: there is no commit)."""
+    """Where a tag points now: the object of the ref, and the commit behind it (None: there is no commit).
+
+    `lost` says why it cannot be told where it leads, which is damage and no wish of anybody: its ref is garbage (then
+    `object_id` is empty), or its object is gone or unreadable.
+    """
 
     tag: Tag
     object_id: str
     commit_id: str | None
+    lost: str = ""
 
 
 RefMap = Mapping[str, TagRef]

@@ -20,7 +20,7 @@ from repo_store.manifest import (
     parse_module,
 )
 from repo_store.objects import ObjectReader
-from repo_store.refs import Peeler, RefChange, list_refs, update_refs
+from repo_store.refs import Peeler, RefChange, list_refs, read_refs, update_refs
 from repo_store.release import APP, RefMap, Release, Tag, TagRef, is_package_name, parse_tag, version_at
 from repo_store.starting import Start, directly
 from repo_store.tree import TREE, TreeEntry, object_id, tree_object
@@ -93,14 +93,28 @@ class RepoStore(ObjectReader):
     # Tags and refs
 
     def refs(self) -> RefMap:
-        """Give every tag inside the grammar, by its short name, with the commit it leads to."""
+        """Give every tag inside the grammar, by its short name, with the commit it leads to, damaged ones too."""
         tags: dict[str, tuple[Tag, str]] = {}
-        for ref, target in list_refs(self._door, "refs/tags/").items():
+        refs, broken = read_refs(self._door, "refs/tags/")
+        for ref, target in refs.items():
             tag = parse_tag(ref.removeprefix("refs/tags/"))
             if tag is not None:
                 tags[tag.name] = (tag, target)
         commits = self._peeler.commits(target for _, target in tags.values())
-        return {name: TagRef(tag, target, commits[target]) for name, (tag, target) in tags.items()}
+        lost = self._peeler.lost
+        found = {
+            name: TagRef(tag, target, commits[target], lost.get(target, ""))
+            for name, (tag, target) in tags.items()
+        }
+        for ref in broken:
+            tag = parse_tag(ref.removeprefix("refs/tags/"))
+            if tag is not None:
+                found[tag.name] = TagRef(tag, "", None, f"{self.path / ref} is not what Git writes")
+        return found
+
+    def commits(self, object_ids: Iterable[str]) -> dict[str, str | None]:
+        """Give the commit each id leads to; None for what leads to none, or is missing."""
+        return self._peeler.commits(object_ids)
 
     def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
         """Give `refs()` as it would be: short tag name → the object it would point to, None if it would be gone."""

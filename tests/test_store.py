@@ -76,7 +76,9 @@ def test_a_tag_of_a_blob_a_tree_or_nothing_leads_to_no_commit(store: RepoStore, 
         "counter/v1.0.0": None,
         "counter/v1.0.1": None,
         "counter/v1.0.2": None,
+        "counter/v1.0.3": None,
     }
+    assert {name for name, ref in refs.items() if ref.lost} == {"counter/v1.0.2", "counter/v1.0.3"}
     with pytest.raises(ReleaseInvalid, match=r"counter/v1\.0\.0 points at no commit"):
         store.release(refs["counter/v1.0.0"], refs)
 

@@ -59,7 +59,11 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         "kept": [
             {"module": x.name, "version": x.version, "as": x.kept_as} for x in upgrader.retirements.kept
         ],
-        "problem": upgrader.book.journal.failed or upgrader.trouble or None,
+        "problem": upgrader.book.journal.failed
+        or upgrader.trouble
+        or upgrader.damage
+        or upgrader.chronicle.behind
+        or None,
         **({"failpoints": True} if failpoints.armed() else {}),
     }
 

@@ -109,7 +109,10 @@ class _Host:
         self._box.begin()
         images, stored = book.journal.load_images(), book.journal.load_stored()
         repository = Repository(
-            self._deployment.store, self._deployment.stage, _describer(self._config.trial)
+            self._deployment.store,
+            self._deployment.stage,
+            _describer(self._config.trial),
+            lambda: book.ledger.tags,
         )
         await repository.open()
         await repository.sweep(needed_trees(book.ledger))  # also what a kill left half staged

@@ -15,11 +15,15 @@ from repo_store.release import Release
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a release cannot be used, and whose fault that is; `paste`: source that would mend it."""
+    """Why a release cannot be used, and whose fault that is; `paste`: source that would mend it.
+
+    `waits`: it is nobody's fault, and the release can be used once that is put right: it is not tried, and not counted.
+    """
 
     reason: str
     fault: Fault
     paste: str = ""
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,14 +59,15 @@ def release_checks(
         return
     if candidate.problem is not None:
         problem = candidate.problem
-        yield Check(f"{change.name}: staged", False, problem.reason, problem.fault)
+        fault: Fault | None = None if problem.waits else problem.fault
+        yield Check(f"{change.name}: staged", False, problem.reason, fault)
         return
     yield from _environment_checks(change.name, candidate.manifest, environment)
     if change.before is not None and candidate.description is not None:
         yield from _state_checks(change, candidate, live)
         one_way = candidate.manifest.one_way
         for found in TableChecks(change.name, candidate.description, live.tables, one_way).found():
-            fault: Fault | None = "release" if found.bad else None
+            fault = "release" if found.bad else None
             yield Check(found.what, not found.bad, found.why, fault, paste=found.paste)
 
 

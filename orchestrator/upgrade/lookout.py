@@ -14,7 +14,7 @@ from orchestrator.runtime.give_way import giving_way
 from orchestrator.upgrade.errors import JournalFailed
 from repo_store.errors import StoreError
 
-AGAIN_S = 3.0  # after a look that could not read the repository
+AGAIN_S = 3.0  # after a look that failed, or found something that it cannot read or write yet
 
 
 class Lookout:
@@ -24,6 +24,7 @@ class Lookout:
         self.clock = clock
         self.trouble = ""  # why the last look could not be done
         self._again: Timer | None = None
+        self._ended_s = 0.0
         self._asked = 0
         self._done = 0
         self._passes = 0
@@ -35,6 +36,11 @@ class Lookout:
     async def _look(self, *, push_over: bool) -> None:
         """Look at the refs and do what is to be done. May raise StoreError or JournalFailed."""
         raise NotImplementedError
+
+    def look_again(self) -> None:
+        """Have a look made in a while: this one has found something to do that cannot be done now."""
+        if self._again is None:
+            self._again = self.clock.call_at(self.clock.now() + AGAIN_S, self.look)
 
     def _due(self) -> float | None:
         """When a look is due that nobody asked for, by the clock; None: never."""
@@ -74,6 +80,7 @@ class Lookout:
             self._looking = True
             self.trouble = await self._look_safely(push_over=push_over)
             self._looking = False
+            self._ended_s = self.clock.now()
             async with self._passed:
                 self._done = asked
                 self._passes += 1
@@ -88,11 +95,14 @@ class Lookout:
             async with giving_way():  # Git, the trial and the import run in threads
                 await self._look(push_over=push_over)
         except (StoreError, OSError) as error:  # OSError: a disk that is full or broken in this moment
-            logger.warning("the repository could not be read: {} Looking again in {:g} s.", error, AGAIN_S)
-            self._again = self.clock.call_at(self.clock.now() + AGAIN_S, self.look)
-            return str(error)
+            trouble = f"the repository could not be read: {str(error).strip().rstrip('.')}. livetag doctor says what to do"
+            if trouble != self.trouble:
+                logger.warning("{}. Looking again every {:g} s.", trouble, AGAIN_S)
+            self.look_again()
+            return trouble
         except JournalFailed as error:
-            logger.error("no more upgrades until the host is restarted: {}", error)
+            if self.trouble != str(error):
+                logger.error("no more upgrades until the host is restarted: {}", error)
             return str(error)
         except Exception as error:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
             logger.exception("a look at the repository failed")
@@ -104,6 +114,8 @@ class Lookout:
         if due is None:
             await self._wake.wait()
             return
+        if self.trouble:  # what is due could not be done, and stays due: it must not be tried without a rest
+            due = max(due, self._ended_s + AGAIN_S)
         timer = asyncio.ensure_future(sleep_until(self.clock, due))
         wake = asyncio.ensure_future(self._wake.wait())
         try:

@@ -17,6 +17,8 @@ async def note_tags(book: Book, refs: RefMap, causes: Causes) -> None:
     known = book.ledger.tags
     for name in sorted({*known, *refs}):
         old, new = known.get(name), refs.get(name)
+        if new is not None and new.lost and not new.object_id:
+            continue  # damage tells nothing of where it points: it may come back as it was
         before = (old.object_id, old.commit_id) if old is not None else (None, None)
         after = (new.object_id, new.commit_id) if new is not None else (None, None)
         if before != after:

@@ -93,8 +93,10 @@ def make_plan(
     going = [group for group in groups if not group.held]
     resulting = Resulting(candidates, table, live)
     refused = [_with(group, resulting) for group in going if group.refused is not None]
-    ready, waiting = _settle([group for group in going if group.refused is None], resulting)
-    return Plan(tuple(ready), tuple(waiting), tuple(refused), tuple(renamed), tuple(held))
+    unread = [_with(group, resulting) for group in going if group.refused is None and group.waits]
+    readable = [group for group in going if group.refused is None and not group.waits]
+    ready, waiting = _settle(readable, resulting)
+    return Plan(tuple(ready), (*unread, *waiting), tuple(refused), tuple(renamed), tuple(held))
 
 
 def _held(group: Group, say: Say) -> str:

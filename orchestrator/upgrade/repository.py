@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,13 +20,14 @@ from orchestrator.runtime.description import Description
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.desired import Wish
 from orchestrator.upgrade.emits import completed, declared
+from orchestrator.upgrade.ledger import TagPin
 from orchestrator.upgrade.records import Entry
-from repo_store.errors import ReleaseInvalid, StoreError
+from repo_store.errors import GitFailed, ReleaseInvalid, StoreError
 from repo_store.history import DeploymentEntry, History
 from repo_store.manifest import AppManifest, ModuleManifest
 from repo_store.policy_files import Policy
 from repo_store.refs import RefChange
-from repo_store.release import RefMap, Release, Tag, TagRef
+from repo_store.release import RefMap, Release, Tag, TagRef, version_at
 from repo_store.staging import Stage, StagedRelease
 from repo_store.starting import through_gitpython
 from repo_store.store import RepoStore
@@ -33,16 +35,19 @@ from repo_store.verify import Order, verify_tag
 
 T = TypeVar("T")
 Describe = Callable[[Path, str, ModuleManifest], bytes]
+Pins = Callable[[], Mapping[str, TagPin]]
+"""Where each tag was last seen to point, as the journal says."""
 
 
 class Repository:
     """Asks Git and the stage, one question at a time. Every method may raise StoreError."""
 
-    def __init__(self, store: Path, stage: Path, describe: Describe) -> None:
+    def __init__(self, store: Path, stage: Path, describe: Describe, pins: Pins = dict) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="livetag-git")
         self._store_path = store
         self._stage_path = stage
         self._describe = describe
+        self._pins = pins
 
     async def open(self) -> None:
         """Open the store on its thread. Raises StoreError."""
@@ -55,7 +60,7 @@ class Repository:
 
     def ahead(self, stage: Path, store: Path | None = None) -> Repository:
         """Another one, still to be opened, that stages elsewhere and may read a store that sees more."""
-        return Repository(store or self._store_path, stage, self._describe)
+        return Repository(store or self._store_path, stage, self._describe, self._pins)
 
     @property
     def store_path(self) -> Path:
@@ -69,12 +74,12 @@ class Repository:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def refs(self) -> RefMap:
-        """Every tag inside the grammar and where it points now."""
-        return await self._run(self._store.refs)
+        """Every tag inside the grammar and where it points now; a damaged one counts as it was last seen."""
+        return _as_pinned(await self._run(self._store.refs), self._pins())
 
     async def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
         """The refs as they would be with these tags moved; nothing is moved."""
-        return await self._run(lambda: self._store.refs_after(changes))
+        return _as_pinned(await self._run(lambda: self._store.refs_after(changes)), self._pins())
 
     async def verify(self, ref: TagRef, packages: Collection[str], policy: Policy) -> Order:
         """Whether a tag is the order of somebody who may release the packages. Raises TagRefused."""
@@ -97,14 +102,18 @@ class Repository:
         return found
 
     def _candidate(self, wish: Wish, refs: RefMap, live: Entry | None) -> Candidate:
-        release: Release | None = None
+        release = _served(wish, refs, live)
         try:
-            release = self._store.release(wish.ref, refs, wish.package)
+            release = release or self._store.release(wish.ref, refs, wish.package)
             if live is not None and _loaded(live, wish, release):
                 return Candidate(wish, release)
             staged = self._stage.stage(release)
         except ReleaseInvalid as error:
             return Candidate(wish, release, problem=Problem(str(error), "release"))
+        except GitFailed as error:  # no blame, and no use in trying: it waits for the repository to be mended
+            said = str(error).strip().rstrip(".")
+            why = f"{wish.ref.tag.name} cannot be read from the repository: {said}; livetag doctor says what to do"
+            return Candidate(wish, release, problem=Problem(why, "moment", waits=True))
         except (StoreError, OSError) as error:
             return Candidate(wish, release, problem=Problem(str(error), "moment"))
         return Candidate(wish, release, staged.manifest, described(staged), staged.path)
@@ -167,6 +176,29 @@ class Repository:
             await self._run(lambda: self._stage.sweep(keep))
         except (StoreError, OSError) as error:
             logger.warning("the stage could not be swept: {}; it is tried at the next start", error)
+
+
+def _as_pinned(refs: RefMap, pins: Mapping[str, TagPin]) -> RefMap:
+    """A tag that is lost was not moved by anybody: it counts as it was last seen, and the one below it is not wished for."""
+    lost = {name: pins[name] for name, ref in refs.items() if ref.lost and name in pins}
+    if not lost:
+        return refs
+    seen = {
+        name: replace(refs[name], object_id=pin.object_id, commit_id=pin.commit_id)
+        for name, pin in lost.items()
+        if pin.commit_id is not None
+    }
+    return {**refs, **seen}
+
+
+def _served(wish: Wish, refs: RefMap, live: Entry | None) -> Release | None:
+    """The release in service, if that is what is wished for: Git need not be asked for it, nor have it any more."""
+    if live is None or (live.package, live.commit_id) != (wish.package, wish.commit_id):
+        return None
+    version = version_at(wish.package, wish.commit_id, refs) or wish.ref.tag.version
+    return Release(
+        wish.package, str(version), wish.ref.tag.name, wish.commit_id, live.tree_id, wish.ref.object_id
+    )
 
 
 def _loaded(live: Entry, wish: Wish, release: Release) -> bool:

@@ -22,6 +22,8 @@ from orchestrator.upgrade.asked import Asked
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
+from orchestrator.upgrade.chronicle import Chronicle
+from orchestrator.upgrade.damage import damage
 from orchestrator.upgrade.durable_switch import inbox_rows
 from orchestrator.upgrade.errors import Fault, UpgradeError
 from orchestrator.upgrade.image import kept_state, left_image
@@ -52,7 +54,6 @@ from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
-from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
 from repo_store.release import APP
 
@@ -86,6 +87,8 @@ class Upgrader(Lookout):
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self.asked = Asked()
         self._causes = Causes()
+        self.damage = ""  # what of the tags and their releases the last look could not read
+        self.chronicle = Chronicle(book, repository)
         self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
         self._running: UpgradeTransaction | None = None
@@ -140,7 +143,16 @@ class Upgrader(Lookout):
             refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
         left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
         self.asked.done(asked, refs.keys(), left)
-        await self._write_history()
+        self._note_damage()
+        if not await self.chronicle.catch_up():
+            self.look_again()
+
+    def _note_damage(self) -> None:
+        before, self.damage = self.damage, damage(self.outlook)
+        if self.damage:
+            self.look_again()
+        if self.damage not in {"", before}:
+            logger.warning("{}", self.damage)
 
     async def _step(self, plan: Plan) -> bool:
         """Do the first thing that can be done; False: there is nothing."""
@@ -364,17 +376,6 @@ class Upgrader(Lookout):
         task = asyncio.ensure_future(retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-    async def _write_history(self) -> None:
-        """Bring the Git history up to the journal; never touches an outcome, retried at the next look."""
-        entries, live = self.book.history()
-        if entries is None:
-            return
-        try:
-            await self.repository.record_history(entries, live)
-            self.book.history_written()
-        except (StoreError, OSError) as error:
-            logger.warning("the history in Git is behind the journal: {}; written at the next look", error)
 
 
 async def _left_images(participants: Sequence[Participant]) -> list[tuple[ModuleImage, bool]]:

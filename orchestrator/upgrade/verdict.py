@@ -62,7 +62,8 @@ def verdict(tag: str, view: View) -> Verdict:
     if ref is None:
         return Verdict(tag, "recorded", f"the tag is gone; {words.versions(view.ledger.table, package)}")
     if ref.commit_id is None:
-        return Verdict(tag, "refused", "it points at no commit. Tag a commit, and push that tag")
+        lost = f"it cannot be read: {ref.lost}. livetag doctor says what to do" if ref.lost else ""
+        return Verdict(tag, "refused", lost or "it points at no commit. Tag a commit, and push that tag")
     key = (package, ref.commit_id)
     if key in view.ledger.quarantine:
         return Verdict(tag, "refused", _quarantined(tag, view, key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.control.config import Deployment
-from orchestrator.control.doctor import journal, place, repository, stage
+from orchestrator.control.doctor import journal, place, refs, repository, stage
 from orchestrator.control.doctor.findings import Case, Check, Finding
 from repo_store.errors import StoreError
 
@@ -20,6 +20,8 @@ CHECKS: tuple[Check, ...] = (
     journal.transaction,
     journal.modules,
     repository.store,
+    refs.tags,
+    refs.locks,
     repository.history,
     repository.kept,
     repository.hooks,
