@@ -17,6 +17,7 @@ from loguru import logger
 from orchestrator.control.config import Deployment, load_config
 from orchestrator.control.environment import host_environment
 from orchestrator.control.lock import DeploymentInUse, only_host
+from orchestrator.control.logs import hide_in_logs
 from orchestrator.control.operations import Operations
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
@@ -122,6 +123,8 @@ class _Host:
         app = Application(
             first_message_id=max(newest + 1, int(time.time() * 1e6)), ahead=DurableStore(book.journal)
         )
+        book.hide = app.secrets.hide
+        hide_in_logs(app.secrets.hide)
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
         recovered = await bring_back(
             app, book, repository, images, self._config.trial, self._box, stored=stored
@@ -134,7 +137,12 @@ class _Host:
         planner = Planner(app, repository, host_environment(), prereleases=prereleases, gate=gate)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
-        server = ControlServer(self._deployment.socket, operations.table(), group=self._config.control.group)
+        server = ControlServer(
+            self._deployment.socket,
+            operations.table(),
+            group=self._config.control.group,
+            hide=app.secrets.hide,
+        )
         await server.start()
         running = asyncio.ensure_future(upgrader.run())
         monitor = self._watch(upgrader)

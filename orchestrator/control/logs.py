@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
@@ -26,7 +27,8 @@ ROTATION = "10 MB"
 KEPT_FILES = 5
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LINE = "livetag_line"  # where a formatter leaves its finished line: loguru reads a template, never our text
-_OWN = ("txn", "module", _LINE)
+_HIDE = "livetag_hide"  # what takes secrets out of a text
+_OWN = ("txn", "module", _LINE, _HIDE)
 
 
 def setup_logging(deployment: Deployment, level: str = "INFO", terminal: TextIO | None = None) -> None:
@@ -40,7 +42,7 @@ def setup_logging(deployment: Deployment, level: str = "INFO", terminal: TextIO 
     deployment.logs.mkdir(mode=0o700, exist_ok=True)
     colour = out.isatty() and not os.environ.get("NO_COLOR")
     logger.remove()
-    logger.configure(extra={"txn": None, "module": None})
+    logger.configure(extra={"txn": None, "module": None, _HIDE: _as_it_is})
     logger.add(out, level=level, format=_for_people, colorize=colour, backtrace=False, diagnose=False)
     logger.add(
         deployment.logs / FILE_NAME,
@@ -56,6 +58,20 @@ def setup_logging(deployment: Deployment, level: str = "INFO", terminal: TextIO 
     logging.basicConfig(handlers=[_FromLogging()], level=logging.INFO, force=True)
 
 
+def hide_in_logs(hide: Callable[[str], str]) -> None:
+    """From now on, take what `hide` takes out of a text out of every line, with its traceback and its extras."""
+    logger.configure(extra={"txn": None, "module": None, _HIDE: hide})
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _hidden(record: "Record", text: str) -> str:
+    hide: Callable[[str], str] = record["extra"].get(_HIDE, _as_it_is)
+    return hide(text)
+
+
 def transaction(txn: int) -> contextlib.AbstractContextManager[None]:
     """Return a context in which each line, of this task and those it starts, names transaction `txn`."""
     return logger.contextualize(txn=txn)
@@ -69,10 +85,10 @@ def _for_people(record: "Record") -> str:
     extra = record["extra"]
     about = [f"txn {extra['txn']}"] if extra.get("txn") is not None else []
     about += [printable(extra["module"])] if extra.get("module") is not None else []
-    text = printable(record["message"])
+    text = printable(_hidden(record, record["message"]))
     extra[_LINE] = f"[{', '.join(about)}] {text}" if about else text
     if record["exception"] is not None:
-        extra[_LINE] += "\n" + printable_lines(_traceback(record)).rstrip()
+        extra[_LINE] += "\n" + printable_lines(_hidden(record, _traceback(record))).rstrip()
     return f"<dim>{{time:HH:mm:ss.SSS}}</dim> <level>{{level: <7}}</level> {{extra[{_LINE}]}}\n"
 
 
@@ -82,7 +98,7 @@ def _for_machines(record: "Record") -> str:
         "at": record["time"].isoformat(),
         "level": record["level"].name,
         "where": f"{record['name']}:{record['line']}",
-        "message": record["message"],
+        "message": _hidden(record, record["message"]),
         "txn": extra.get("txn"),
         "module": extra.get("module"),
     }
@@ -90,9 +106,9 @@ def _for_machines(record: "Record") -> str:
     if more:
         line["extra"] = more
     if record["exception"] is not None:
-        line["error"] = _traceback(record)
-    extra[_LINE] = json.dumps(
-        line, default=str
+        line["error"] = _hidden(record, _traceback(record))
+    extra[_LINE] = _hidden(
+        record, json.dumps(line, default=str)
     )  # ASCII only: whoever reads the file on a terminal is safe as well
     return f"{{extra[{_LINE}]}}\n"
 

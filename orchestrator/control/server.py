@@ -48,6 +48,9 @@ def peer_uid(request: dict[str, object]) -> int:
     return os.geteuid() if found is None else found
 
 
+OWN_WORDS = frozenset({"state", "state_export", "ask"})
+"""Operations whose answer is a module's own: its state and its replies are passed on as they are."""
+
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _UNREAD_BYTES_MAX = 4 * 1024 * 1024
 _DISCARD_S = 1.0
@@ -73,7 +76,9 @@ class ControlServer:
         idle_s: float = 30.0,
         group: str | None = None,
         look_s: float = 2.0,
+        hide: Callable[[str], str] | None = None,
     ) -> None:
+        """`hide` takes secrets out of what is answered, but for what modules say themselves (OWN_WORDS)."""
         self._path = path
         self._operations = operations
         self._max_line_bytes = max_line_bytes
@@ -81,6 +86,7 @@ class ControlServer:
         self._idle_s = idle_s
         self._group = group
         self._look_s = look_s
+        self._hide = hide
         self._keeper: asyncio.Task[None] | None = None
         self._admitted = frozenset({0, os.geteuid()})
         self._group_id: int | None = None
@@ -142,7 +148,7 @@ class ControlServer:
                 await asyncio.wait(late, timeout=grace_s)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, _Client(writer)))
+        task = asyncio.get_running_loop().create_task(self._serve(reader, _Client(writer, self._hide)))
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
 
@@ -173,6 +179,7 @@ class ControlServer:
         if operation is None:
             known = ", ".join(sorted(self._operations))
             raise BadRequest(f"no operation {name!r}; this host knows: {known}")
+        client.own_words = name in OWN_WORDS
         return await operation(request, client.emit)
 
     async def _request_line(self, reader: asyncio.StreamReader) -> bytes:
@@ -202,8 +209,10 @@ class ControlServer:
 class _Client:
     """One connection, as an operation may use it: it can be gone at any time, and nothing here minds."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, hide: Callable[[str], str] | None = None) -> None:
         self._writer = writer
+        self._hide = hide
+        self.own_words = False
 
     @property
     def peer(self) -> tuple[int, int]:
@@ -221,13 +230,15 @@ class _Client:
             logger.exception("an event of a control operation cannot be sent")
 
     def finish(self, *, ok: object) -> None:
-        self._write({"ok": ok})
+        self._write({"ok": ok}, hide=not self.own_words)
 
     def finish_error(self, kind: ErrorKind, message: str) -> None:
         self._write({"error": {"kind": kind, "message": message}})
 
-    def _write(self, line: Mapping[str, object]) -> None:
+    def _write(self, line: Mapping[str, object], *, hide: bool = True) -> None:
         encoded = msgspec.json.encode(line, enc_hook=str) + b"\n"
+        if hide and self._hide is not None:
+            encoded = self._hide(encoded.decode()).encode()
         if self._writer.is_closing():
             return
         if self._writer.transport.get_write_buffer_size() > _UNREAD_BYTES_MAX:

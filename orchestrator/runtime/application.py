@@ -24,6 +24,7 @@ from orchestrator.runtime.names import NameService
 from orchestrator.runtime.overdue import Overdue
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.quiesce import Quiesce
+from orchestrator.runtime.secrets import Secrets
 from orchestrator.runtime.threads import Threads
 from orchestrator.runtime.whose import TaskOwnership
 
@@ -85,7 +86,8 @@ class Application:
         self.thread = threading.get_ident()  # of the event loop
         self.names = NameService()
         self.events = EventManager()
-        self.letters = DeadLetters(disk=self.durability)
+        self.secrets = Secrets()  # what the modules' config has from the host, to be kept out of texts
+        self.letters = DeadLetters(disk=self.durability, secrets=self.secrets)
         self.ownership = TaskOwnership()
         self.threads = Threads()
         self.closing = Closing()

@@ -10,6 +10,7 @@ from loguru import logger
 
 from orchestrator.runtime.durability import Durability, LetterGone, LetterRow
 from orchestrator.runtime.message import Message, encode_message
+from orchestrator.runtime.secrets import Secrets
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -26,7 +27,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
 class DeadLetters:
     """The last `limit` dead letters; what falls out at the end is counted and logged, never silent."""
 
-    def __init__(self, limit: int = 10_000, disk: Durability | None = None) -> None:
+    def __init__(
+        self, limit: int = 10_000, disk: Durability | None = None, secrets: Secrets | None = None
+    ) -> None:
+        self._secrets = secrets
         self._disk = disk
         self._letters: OrderedDict[int, DeadLetter] = OrderedDict()
         self._limit = limit
@@ -45,6 +49,7 @@ class DeadLetters:
         """Keep a message that was not handled; `durable`: on disk as well, with what is being written."""
         # Without its asker's future: the error in it holds the frames, and so the version, of whoever asked.
         kept = msgspec.structs.replace(message, reply=None, path=(), row=0)
+        reason = reason if self._secrets is None else self._secrets.hide(reason)
         letter = DeadLetter(self._next, module, kept, reason, at, durable and self._disk is not None)
         if letter.durable and not self._write(letter):
             letter = msgspec.structs.replace(letter, durable=False)

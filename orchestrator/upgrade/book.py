@@ -6,8 +6,10 @@ What the ledger says is always on disk: a record is applied once its ticket says
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.runtime.durability import Write
 from orchestrator.upgrade import words
@@ -15,7 +17,7 @@ from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
-from orchestrator.upgrade.records import Fact, Record
+from orchestrator.upgrade.records import Fact, Quarantined, Record, RolledBack
 from repo_store.history import DeploymentEntry, ModuleChange
 
 
@@ -34,6 +36,7 @@ class Book:
     def __init__(self, journal: Journal, box: BlackBox | None = None) -> None:
         self.journal = journal
         self.doubt: Doubt | None = None
+        self.hide: Callable[[str], str] | None = None  # takes secrets out of a text
         self._box = box or BlackBox()
         self.ledger: Ledger = fold(journal.records())
         self._pending: list[Ticket] = []
@@ -48,9 +51,20 @@ class Book:
         self, fact: Fact, image: Sequence[ModuleImage] = (), writes: Sequence[Write] = ()
     ) -> _BookTicket:
         """Queue a fact, in order, with what durable modules write; `flush`, `write` or the ticket's wait brings it to disk."""
-        ticket = self.journal.append(fact, image, writes)
+        ticket = self.journal.append(self._without_secrets(fact), image, writes)
         self._pending.append(ticket)
         return _BookTicket(self, ticket)
+
+    def _without_secrets(self, fact: Fact) -> Fact:
+        """The facts that hold texts of authors are kept without what their config has from the host."""
+        if self.hide is None or not isinstance(fact, (RolledBack, Quarantined)):
+            return fact
+        told = msgspec.structs.replace(fact, reason=self.hide(fact.reason))
+        return (
+            msgspec.structs.replace(told, paste=self.hide(told.paste))
+            if isinstance(told, Quarantined)
+            else told
+        )
 
     def wake(self) -> None:
         self.journal.wake()

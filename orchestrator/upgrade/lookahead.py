@@ -139,6 +139,7 @@ class Foresight:
         assert after is not None and folder is not None  # noqa: S101, PT018  # the caller looked
         try:
             incoming = incoming_release(folder, after, candidate.manifest, self._limits)
+            self._app.secrets.learn(after.config, incoming.config)
             participant = Participant(self._app, change, incoming, self._kept.get(change.name))
             report = await participant.try_out()
         except TrialFailed as error:

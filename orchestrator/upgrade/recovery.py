@@ -164,6 +164,7 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
             with box.during(name, "being loaded"):
                 found = await repository.staged(entry)
                 incoming = bring(found[0], entry, found[1], trial)
+                app.secrets.learn(entry.config, incoming.config)
                 ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = str(error)

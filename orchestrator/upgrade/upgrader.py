@@ -283,7 +283,9 @@ class Upgrader(Lookout):
         candidate = self.outlook.candidates.get(change.name)
         if change.after is None or candidate is None or candidate.folder is None:
             return None
-        return self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
+        incoming = self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
+        self.app.secrets.learn(change.after.config, incoming.config)
+        return incoming
 
     async def _after(self, group: Group, outcome: Outcome) -> None:
         if outcome.result == "committed":
