@@ -36,6 +36,7 @@ class Retirements:
         self._look_again_after_s = look_again_after_s
         self._leftovers: list[Leftover] = []
         self._kept: list[Remains] = []
+        self._proving: set[asyncio.Task[None]] = set()
         self.proven = 0
         self.full_collections = 0  # each stalls the loop by as much as the application holds
 
@@ -50,6 +51,24 @@ class Retirements:
         """Versions that left service and stay loaded for a purpose, which `kept_as` says."""
         self._kept = [each for each in self._kept if not each.gone]
         return list(self._kept)
+
+    def begin(self, left: Sequence[Remains]) -> None:
+        """Prove each of them gone, one after the other, beside whoever calls."""
+
+        async def prove_all() -> None:
+            for remains in left:
+                await self.prove(remains)
+
+        task = asyncio.ensure_future(prove_all())
+        self._proving.add(task)
+        task.add_done_callback(self._proving.discard)
+
+    async def stop(self) -> None:
+        """Give up what is not proven yet: the process ends, and with it all that a version left."""
+        for task in self._proving:
+            task.cancel()
+        if self._proving:
+            await asyncio.wait(self._proving)
 
     async def prove(self, remains: Remains) -> bool:
         """Return True once nothing of the version is left; False, and a warning in the log, if something holds it.

@@ -117,9 +117,10 @@ class Upgrader(Lookout):
         return self.retries.next_due
 
     async def stop(self) -> None:
-        """Wait for versions that are being retired."""
+        """Wait until the versions that left service have stopped; not for proof that they are gone."""
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=5.0)
+        await self.retirements.stop()
 
     # -- one look ----------------------------------------------------------------------------------------------
 
@@ -372,8 +373,7 @@ class Upgrader(Lookout):
 
     def _retire(self, transaction: UpgradeTransaction, outcome: Outcome) -> None:
         async def retire() -> None:
-            for remains in await transaction.retire(outcome):
-                await self.retirements.prove(remains)
+            self.retirements.begin(await transaction.retire(outcome))
 
         task = asyncio.ensure_future(retire())
         self._retiring.add(task)
