@@ -239,9 +239,13 @@ class Life:
 
 
 @asynccontextmanager
-async def life(folder: Path, path: Path | None = None, disk: Disk | None = None) -> AsyncIterator[Life]:
+async def life(
+    folder: Path, path: Path | None = None, disk: Disk | None = None, *, sweeps: bool = True
+) -> AsyncIterator[Life]:
     """A host's life over the journal at `path`; nothing is stopped cleanly unless the test does it."""
     patch = pytest.MonkeyPatch()
+    if not sweeps:
+        patch.setattr("orchestrator.runtime.table_sweep.Sweep.start", lambda _sweep: None)
     held = disk or Disk()
     patch.setattr("orchestrator.upgrade.journal.write_lines", held.write)
     it = Life(folder, path or folder / "journal.db", held)

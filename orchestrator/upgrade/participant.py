@@ -6,7 +6,7 @@ Everything that can fail comes before `attach` (DESIGN §7.5): after it nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,10 +30,11 @@ from orchestrator.runtime.table_image import restoring
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
+from orchestrator.upgrade.converters import Borrowed, borrow, tables_with
 from orchestrator.upgrade.copies import state_copy, table_sample
 from orchestrator.upgrade.durable_switch import DurableSide
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
-from orchestrator.upgrade.incoming import Incoming, KeptState
+from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import Limits
@@ -74,6 +75,10 @@ class Participant:
         self._tables: ModuleTables | None = None
         self._shards: dict[str, Shards] = {}
         entry = change.after or change.before
+        self.earlier: AsyncIterator[Code] | None = (
+            None  # releases of before, for the steps of what is on disk
+        )
+        self._borrowed: Borrowed | None = None
         self.brought: list[Write] = []  # at a start of the host: what is written before its first unit
         self._durable = DurableSide(self.proxy, entry.package if entry is not None else "", incoming, kept)
 
@@ -155,6 +160,10 @@ class Participant:
             loaded=code.loaded,
             entry=code.entry,
         )
+        if self._kept is not None and self.old is None and self.earlier is not None:
+            self._borrowed = await borrow(self._kept, code.blueprint, self.earlier)
+            if self._borrowed is not None:
+                self._tables_before = await tables_with(self._borrowed, self._kept, code.blueprint)
         self._chain = self._find_chain(code.blueprint)
         self._retyped = not self._chain and self._type_changed(code.blueprint)
         if self._retyped and self.old is not None:
@@ -185,7 +194,8 @@ class Participant:
         if self.old is not None:
             start, leaving = self.old.blueprint.state_version, self.old.blueprint.steps
         elif self._kept is not None:
-            start, leaving = self._kept.state_version, {}
+            start = self._kept.state_version
+            leaving = dict(self._borrowed.steps) if self._borrowed is not None else {}
         else:
             return []
         return find_chain({**leaving, **blueprint.steps}, start, blueprint.state_version)

@@ -6,7 +6,7 @@ COMMITTED is the only decision: a transaction without it never happened. Doing t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from loguru import logger
 
@@ -20,7 +20,7 @@ from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, 
 from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters, stored_state
-from orchestrator.upgrade.incoming import Incoming, KeptState
+from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.overrides import Override, OverrideKey
@@ -165,7 +165,8 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
                 found = await repository.staged(entry)
                 incoming = bring(found[0], entry, found[1], trial)
                 app.secrets.learn(entry.config, incoming.config)
-                ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides))
+                earlier = _earlier(book.ledger, entry, lambda each: _code(repository, each, bring, trial))
+                ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides, earlier))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = str(error)
             if kept is not None:
@@ -201,15 +202,42 @@ async def _confirm(book: Book, recovered: Recovered) -> None:
                 )
 
 
-async def _ready(
+async def _code(repository: Repository, entry: Entry, bring: Bring, trial: TrialSection) -> Code:
+    folder, manifest = await repository.staged(entry)
+    return await bring(folder, entry, manifest, trial).source.load()
+
+
+async def _earlier(
+    ledger: Ledger, entry: Entry, load: Callable[[Entry], Awaitable[Code]]
+) -> AsyncIterator[Code]:
+    """The releases of a module that served before, newest first, loaded one by one; not what ended the host."""
+    seen = {(entry.package, entry.tree_id)}
+    for view in sorted(ledger.transactions.values(), key=lambda each: each.id, reverse=True):
+        for change in view.changes:
+            for each in (change.after, change.before):
+                if each is None or each.name != entry.name or (each.package, each.tree_id) in seen:
+                    continue
+                seen.add((each.package, each.tree_id))
+                quarantined = ledger.quarantine.get(key_of(each))
+                if quarantined is not None and quarantined.fatal:
+                    continue
+                try:
+                    yield await load(each)
+                except (UpgradeError, ModuleError, StoreError) as error:
+                    logger.warning("the steps of {} {} are not at hand: {}", each.name, each.version, error)
+
+
+async def _ready(  # noqa: PLR0917  # all that a module needs to come back
     app: Application,
     entry: Entry,
     incoming: Incoming,
     kept: KeptState | None,
     overrides: Mapping[OverrideKey, Override],
+    earlier: AsyncIterator[Code],
 ) -> Participant:
     change = Change(entry.name, None, entry)
     participant = Participant(app, change, incoming, kept, words.why_out(change, overrides))
+    participant.earlier = earlier
     try:
         await participant.prepare()
         try:
