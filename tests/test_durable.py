@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+import livetag
+from livetag import Module, handles
 from orchestrator.runtime.durability import STATE_BYTES_MAX
 from orchestrator.runtime.errors import DurabilityLost, HandlerFailed
 from orchestrator.upgrade.durable_rows import Stored
@@ -263,5 +265,36 @@ def test_what_a_module_in_memory_sends_to_a_durable_one_is_there_before_its_aske
             disk.go_on()
             assert await asked == 4
             await until(lambda: it.app.modules["a"].handled == 1)
+
+    asyncio.run(story())
+
+
+def test_a_durable_module_under_test_has_the_same_rules_without_a_disk() -> None:
+    class Notes(Module[dict[str, Any]]):
+        def initial_state(self) -> dict[str, Any]:
+            return {"notes": []}
+
+        @handles
+        def note(self, text: str) -> int:
+            self.state["notes"].append(text)
+            self.send("log", "noted", {"text": text})
+            if text == "bad":
+                raise ValueError(text)
+            return len(self.state["notes"])
+
+    async def story() -> None:
+        async with livetag.testing.run(Notes, durable=True) as notes:
+            assert await notes.ask("note", {"text": "a"}) == 1
+            with pytest.raises(HandlerFailed):
+                await notes.ask("note", {"text": "bad"})
+            assert notes.state == {"notes": ["a"]}  # read again; in memory "bad" would stay
+            with pytest.raises(HandlerFailed, match=r"self\.state is .* bytes"):
+                await notes.ask("note", {"text": "x" * STATE_BYTES_MAX})
+            await notes.send("note", {"text": "b"})
+            assert notes.state == {"notes": ["a", "b"]}
+            assert [sent.body for sent in notes.sent] == [{"text": "a"}, {"text": "b"}]
+            assert len(notes.dead_letters) == 2
+            await notes.upgrade(Notes)
+            assert await notes.ask("note", {"text": "c"}) == 3
 
     asyncio.run(story())

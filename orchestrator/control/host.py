@@ -221,7 +221,8 @@ class _Host:
         with step("stop.stopped"):
             stopped = saved and self._write(book, HostStopped(clean))
         if stopped:
-            kept = len([image for image in images if image.name in app.modules])
+            durable = sum(proxy.keeps for proxy in app.modules.values())  # theirs is on disk all the time
+            kept = durable + len([image for image in images if image.name in app.modules])
             logger.info("stopped: state and mailboxes of {} of {} modules are saved", kept, len(app.modules))
 
     def _write(self, book: Book, fact: Fact, images: Sequence[ModuleImage] = ()) -> bool:

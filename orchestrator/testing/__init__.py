@@ -31,11 +31,13 @@ async def run(
     config: Mapping[str, Any] | None = None,
     answers: Mapping[tuple[str, str], object] | None = None,
     limits: Limits | None = None,
+    durable: bool = False,
 ) -> AsyncIterator[ModuleUnderTest]:
     """Run one module class; what it sends to other names is recorded, and asks of them are answered from `answers`.
 
     `state` and `tables` (table name → key → record) are what it begins with; else it is a first start. `answers` maps
-    (name, type) to a reply, or to a function of the body. Raises UpgradeFailed if it cannot start.
+    (name, type) to a reply, or to a function of the body. `durable`: as with that line in its module.toml, without a disk:
+    a state has its limit, and is read again after a unit that raises. Raises UpgradeFailed if it cannot start.
     """
     clock = FakeClock()
     app = Application(clock)
@@ -43,7 +45,7 @@ async def run(
     module.answers = dict(answers or {})
     app.names = World(app, module)
     app.events = Topics(app, module)
-    await module.start(cls, state, tables or {}, config or {}, limits or Limits())
+    await module.start(cls, state, tables or {}, config or {}, limits or Limits(), durable=durable)
     try:
         yield module
     finally:

@@ -59,6 +59,7 @@ class ModuleUnderTest(Recording):
         self.name = name
         self._config: Mapping[str, Any] = {}  # Any: the composition's own values
         self._limits = Limits()
+        self._durable = False
 
     @property
     def proxy(self) -> ModuleProxy:
@@ -154,7 +155,9 @@ class ModuleUnderTest(Recording):
 
     async def _swap(self, before: type[Module[Any]], after: type[Module[Any]], limits: Limits) -> Outcome:
         change = Change(self.name, entry_of(self.name, before), entry_of(self.name, after))
-        return await self._transact(change, Incoming(ClassSource(after), limits, self._config), None)
+        return await self._transact(
+            change, Incoming(ClassSource(after), limits, self._config, self._durable), None
+        )
 
     async def _transact(self, change: Change, incoming: Incoming, kept: KeptState | None) -> Outcome:
         participant = Participant(self._app, change, incoming, kept)
@@ -173,13 +176,16 @@ class ModuleUnderTest(Recording):
         tables: Mapping[str, Mapping[Any, Any]],
         config: Mapping[str, Any],
         limits: Limits,
+        *,
+        durable: bool = False,
     ) -> None:
         """First start: prepare, then take_over({}). Raises UpgradeFailed."""
+        self._durable = durable
         kept = _kept(cls, self.name, state, tables, config)
         self._versions, self._config, self._limits = [cls], config, limits
         await self._transact(
             Change(self.name, None, entry_of(self.name, cls)),
-            Incoming(ClassSource(cls), limits, config),
+            Incoming(ClassSource(cls), limits, config, durable),
             kept,
         )
 

@@ -85,6 +85,7 @@ class StagedSource:
             back_to=back_to,
             tables=tuple(tables),
             tables_back_to=dict(tables_back_to or {}),
+            durable=self._manifest.durable,
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 

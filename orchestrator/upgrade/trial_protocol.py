@@ -43,7 +43,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
     version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
     to that state version is run, as if an older release took this one's place, and for `tables_back_to` (table → version)
-    those of its Tables. `tables`: a sample of its records.
+    those of its Tables. `tables`: a sample of its records. `durable`: its state has a limit.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     back_to: int | None = None
     tables: tuple[TableImage, ...] = ()
     tables_back_to: dict[str, int] = {}
+    durable: bool = False
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from orchestrator.runtime.blueprint import describe
+from orchestrator.runtime.durable import check_size
 from orchestrator.runtime.errors import MigrationMissing, ModuleError, ResourceAbsent, StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
@@ -129,6 +130,8 @@ class _Worker:
         if rehearsal.back_to is not None:
             self._go_back(implementation, rehearsal, state, rehearsal.back_to)
             return
+        if rehearsal.durable:
+            check_size(implementation.blueprint.codec.encode(state))
         tables = self._records(implementation, rehearsal)
         opening = Opening(implementation, {}, left_out=rehearsal.open_keys)
         await self._hook("resources", opening.run)

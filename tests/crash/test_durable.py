@@ -224,6 +224,7 @@ def test_a_durable_chain_killed_under_load_loses_and_doubles_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_durable_chain_killed_at_many_points_loses_and_doubles_nothing(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -360,6 +361,7 @@ def test_a_kill_around_the_decision_leaves_a_state_of_the_version_that_was_decid
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kills_at_random_moments_of_upgrades_leave_a_state_of_the_version_that_was_decided(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

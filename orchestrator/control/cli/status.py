@@ -89,6 +89,7 @@ def _table_note(name: str, table: TableStatus) -> str:
 def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     box = module.mailbox
     notes = [f"probation: {module.probation}"] if module.probation else []
+    notes += ["durable"] if module.durable else []
     notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
     if (late := module.overdue.now) is not None:

@@ -43,6 +43,7 @@ class ModuleStatus(msgspec.Struct, frozen=True):
     mailbox: Mailbox = Mailbox()
     drift: object = None  # a Drift; anything else is shown as it is
     problem: str | None = None
+    durable: bool = False
     tables: dict[str, TableStatus] = {}
     overdue: OverdueStatus = OverdueStatus()
 
