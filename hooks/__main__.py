@@ -21,7 +21,11 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # Git shows what is on stderr, and a traceback helps no pusher
         from hooks.push import say
         from repo_store.errors import StoreError
+        from repo_store.failpoints import FailpointsRefused
 
+        if isinstance(error, FailpointsRefused):
+            say(f"livetag: {error}")
+            return 1
         if isinstance(error, StoreError):
             say(
                 f"livetag: the repository could not be read: {error} Look at it with `git fsck`, and push again."

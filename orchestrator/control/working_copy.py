@@ -56,7 +56,7 @@ async def opened(path: Path, limits: TrialSection) -> AsyncIterator[WorkingCopy]
     folder = Path(tempfile.mkdtemp(prefix="livetag-check-"))
     try:
         taken = await asyncio.to_thread(snapshot, path, folder)
-        content, refs = await asyncio.to_thread(_content, taken)
+        content, refs = await asyncio.to_thread(content_of, taken)
         repository = Repository(
             taken.store,
             folder / "stage",
@@ -71,7 +71,7 @@ async def opened(path: Path, limits: TrialSection) -> AsyncIterator[WorkingCopy]
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _content(taken: Snapshot) -> tuple[Content, RefMap]:
+def content_of(taken: Snapshot) -> tuple[Content, RefMap]:
     """What there is, with the refs as they would be if all of it were tagged now."""
     with RepoStore.open(taken.store) as store:
         refs = dict(store.refs_after(taken.tags))

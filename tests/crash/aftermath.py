@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.control.doctor.examine import examine
-from orchestrator.control.selftest.checks import derived_equals_journal
+from orchestrator.control.selftest.checks import derived_equals_journal, litter
 from orchestrator.runtime.message import decode_message
 from orchestrator.upgrade.image import LETTERS
 from orchestrator.upgrade.journal import Journal, ModuleImage
@@ -110,12 +110,6 @@ def _given_once(victim: Victim, left: Left | None) -> None:
         told = {**UNTOLD, **victim.ask(name, "told")}
         assert told == (left.owed.get(name, UNTOLD) if left is not None else UNTOLD), name
     assert status["dead_letters"] == (left.letters if left is not None else 0)
-
-
-def litter(victim: Victim) -> list[str]:
-    """What a death has left lying about, and a start has not swept."""
-    places = ((victim.place.stage, ".tmp-*"), (victim.path, ".control-*"))
-    return [str(path) for folder, pattern in places for path in folder.glob(pattern)]
 
 
 def wrong(victim: Victim) -> list[str]:

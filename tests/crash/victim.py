@@ -5,12 +5,14 @@ The harness is that of `livetag selftest`; here it runs on modules that say whic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.control.selftest import scenario as harness
 from orchestrator.control.selftest.scratch import Scratch, Served
+from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
 from tests.git_fixtures import clean_environment
 from tests.stories.deployment import Deployment
@@ -37,10 +39,8 @@ class Victim(Scratch, Deployment):
             name: f"{entry.version} {entry.config.get('mood', '-')}" for name, entry in ledger.table.items()
         }
 
-    def calm(self) -> None:
-        """From the next start on, nothing dies on purpose any more, and this is a deployment like any other."""
-        super().calm()
-        self.plan_file.unlink(missing_ok=True)
+    def remembers(self, images: Mapping[str, ModuleImage]) -> None:
+        """Their states are what other tests are about."""
 
     def go_further(self, tag: str) -> None:
         module = tag.partition("/")[0]

@@ -20,6 +20,7 @@ from orchestrator.control.cli import (
     plan,
     reconfigure,
     rollback,
+    selftest,
     shell,
 )
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
@@ -42,6 +43,7 @@ def build() -> typer.Typer:
     host.register(app)
     check.register(app)
     doctor.register(app)
+    selftest.register(app)
     plan.register(app)
     deploy.register(app)
     rollback.register(app)

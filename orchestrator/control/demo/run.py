@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from orchestrator.control.cli.screen import complain, console, note
 from orchestrator.control.client import ControlError
@@ -19,6 +15,7 @@ from orchestrator.control.demo.playground import DemoFailed, Playground
 from orchestrator.control.demo.reference import read_straight
 from orchestrator.control.demo.story import Story
 from orchestrator.control.init import InitRefused
+from orchestrator.control.interrupts import interrupted_by_signals
 from repo_store.errors import StoreError
 from sample_app import feed as own_feed
 
@@ -31,7 +28,7 @@ def run_demo(feed: Path | None, json_output: bool) -> int:
     Side effects: a temporary deployment, a host and pushes, all gone afterwards, also after Ctrl-C or SIGTERM.
     """
     try:
-        with _interrupted_by_signals():
+        with interrupted_by_signals():
             facts = _play(feed)
     except (DemoFailed, ControlError, CloneFailed, InitRefused, StoreError, OSError) as error:
         complain(f"The demo stopped: {error}. Everything that it had started was ended and removed.")
@@ -52,18 +49,3 @@ def _play(feed: Path | None) -> Facts:
         if not expected.records:
             raise DemoFailed(f"{feed} holds no record")
         return Story(ground, feed.resolve(), expected, note).play()
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does: through every `finally`."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,15 +17,24 @@ def check(subject: S, scenario: Scenario[S]) -> str:
         either = f"all old ({shown(scenario.old)}) or all new ({shown(scenario.new)})"
         raise Broken(f"in the journal, {either}", f"mixed on disk: {shown(table)}")
     side = "new" if table == scenario.new else "old"
+    images = subject.images()
     if side == "old":
         present = [tag for tag in scenario.tags if tag in subject.tags()]
         if present:
             subject.git("tag", "-d", *present)  # nothing asks for the new any more: the old is seen to serve
+    stood: list[object] = []
     for start in (1, 2):
         subject.start()
         table = _same_after_start(subject, scenario, table, start)
+        stood.append(_standing(subject))
         if start == 1:
+            subject.remembers(images)  # those that the death has left unused
             subject.kill()
+    if stood[0] != stood[1]:
+        raise Broken(f"a second start gives the same as the first: {stood[0]}", f"{stood[1]}")
+    left = litter(subject)
+    if left:
+        raise Broken("two starts after the death have swept what it left half done", ", ".join(left))
     subject.go_further(scenario.further)
     code = subject.stop()
     if code != 0:
@@ -48,6 +57,18 @@ def _same_after_start(subject: S, scenario: Scenario[S], table: Served, start: i
     if under_way is not None:
         raise Broken(f"start {start} after the death leaves no transaction under way", f"{under_way}")
     return table
+
+
+def _standing(subject: Scratch) -> object:
+    """Quarantine and outcomes, which a start more must not change."""
+    quarantine = [(row["module"], row["commit"]) for row in subject.status()["quarantine"]]
+    return quarantine, [(row["id"], row["outcome"]) for row in subject.history()]
+
+
+def litter(subject: Scratch) -> list[str]:
+    """What a death has left lying about, and a start has not swept."""
+    places = ((subject.place.stage, ".tmp-*"), (subject.path, ".control-*"))
+    return [str(path) for folder, pattern in places for path in folder.glob(pattern)]
 
 
 def derived_equals_journal(subject: Scratch) -> bool:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from orchestrator.control.client import ControlError
 from orchestrator.control.selftest.errors import wait_until
-from orchestrator.control.selftest.scratch import Scratch, Served
+from orchestrator.control.selftest.scratch import Scratch, Served, end_group
 
 SCENARIO_S = 40.0
 
@@ -63,9 +63,9 @@ def run(subject: S, scenario: Scenario[S], plan: str) -> str:
             try:
                 wait_until(lambda: process.poll() is not None, "the push or command ends", SCENARIO_S)
             except BaseException:
-                process.kill()
+                end_group(process)
                 raise
-            process.communicate()
+            subject.answered, _ = process.communicate()
     if not subject.dead:
         wait_until(lambda: subject.dead or _at_rest(subject), "the host dies or comes to rest", SCENARIO_S)
     if scenario.drive is None:

@@ -23,7 +23,7 @@ from orchestrator.control.client import ControlError, call, request
 from orchestrator.control.clone import Clone
 from orchestrator.control.config import VARIABLE, Deployment
 from orchestrator.control.selftest.errors import Broken, wait_until
-from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.ledger import Ledger, fold
 from repo_store import failpoints
 
@@ -37,6 +37,12 @@ END_S = 20.0  # how long a process that was killed may take to be gone
 SAID_MAX = 2000  # characters of the host's last words in a failure
 
 
+def end_group(leader: subprocess.Popen[Any]) -> None:  # Any: bytes or text
+    """Kill what a process has started, itself included: a host has trials, a push has hooks."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
 class Scratch(ABC):
     """One deployment made for kills, a clone that pushes to it, and at most one host process."""
 
@@ -47,6 +53,7 @@ class Scratch(ABC):
         self.log: Path = log
         self.env: dict[str, str] = {failpoints.VARIABLE: "1"}  # what makes it die; `calm` takes it away
         self.host: subprocess.Popen[bytes] | None = None
+        self.answered = ""  # what the last push or command said
         self.plan_file = place.path / failpoints.PLAN_NAME
         self.trace_file = place.path / failpoints.LOG_NAME
         self._environment = environment
@@ -66,6 +73,10 @@ class Scratch(ABC):
     def go_further(self, tag: str) -> None:
         """Deploy another release, under this tag. Raises Broken if it does not go live."""
 
+    @abstractmethod
+    def remembers(self, images: Mapping[str, ModuleImage]) -> None:
+        """See that the modules in service have the states of a clean stop, where that can be told. Raises Broken."""
+
     # -- its points ------------------------------------------------------------------------------------------------
 
     def aim(self, plan: str) -> None:
@@ -84,8 +95,9 @@ class Scratch(ABC):
         return found
 
     def calm(self) -> None:
-        """From the next start on, nothing dies on purpose any more."""
+        """From the next start on, nothing dies on purpose any more, and this is a deployment like any other."""
         self.env = {}
+        self.plan_file.unlink(missing_ok=True)
 
     # -- the host --------------------------------------------------------------------------------------------------
 
@@ -141,8 +153,7 @@ class Scratch(ABC):
         """Let go of the host that has died, and of the trials that it left behind."""
         if self.host is not None:
             self.host.wait(END_S)
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.host.pid, signal.SIGKILL)
+            end_group(self.host)
             self.host = None
 
     def stop(self) -> int:
@@ -171,6 +182,8 @@ class Scratch(ABC):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
+            start_new_session=True,
         )
 
     def begin_push(self, *refs: str) -> subprocess.Popen[str]:
@@ -179,6 +192,19 @@ class Scratch(ABC):
     def begin_command(self, *arguments: str) -> subprocess.Popen[str]:
         return self.begin([sys.executable, "-m", "livetag", *arguments])
 
+    def finished(self, process: subprocess.Popen[str], within_s: float) -> str:
+        """Wait for a push or a command, and return what it said. Raises Broken if it does not end in time."""
+        with process:
+            try:
+                said, _ = process.communicate(timeout=within_s)
+            except subprocess.TimeoutExpired:
+                end_group(process)
+                raise Broken("a push or command ends", f"not within {within_s:g} s") from None
+            except BaseException:  # Ctrl-C must not wait for it
+                end_group(process)
+                raise
+        return said
+
     # -- what can be read ------------------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
@@ -186,6 +212,14 @@ class Scratch(ABC):
         journal = Journal.open(self.place.journal, time.time)
         try:
             return fold(journal.records())
+        finally:
+            journal.close()
+
+    def images(self) -> dict[str, ModuleImage]:
+        """The states of the last clean stop that no start has used, from the journal of the dead host."""
+        journal = Journal.open(self.place.journal, time.time)
+        try:
+            return journal.load_images()
         finally:
             journal.close()
 
