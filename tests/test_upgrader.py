@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,40 @@ def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
             assert [
                 {change.name for change in view.changes} for view in scene.book.ledger.transactions.values()
             ] == [{"a", "b"}]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("a_push_is_over", [True, False])
+def test_tags_that_never_rest_keep_nothing_from_going_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, a_push_is_over: bool
+) -> None:
+    """A script that moves its tag for ever would keep every push waiting."""
+    monkeypatch.setattr("orchestrator.upgrade.upgrader.AGREE_MAX_S", 600.0 if a_push_is_over else 0.2)
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            read = scene.repository.refs
+            reads = 0
+
+            async def restless() -> RefMap:
+                nonlocal reads
+                reads += 1
+                refs = await read()
+                return {
+                    **refs,
+                    "z/v1.0.0": replace(refs["a/v1.0.0"], object_id=f"{reads:040x}", commit_id=None),
+                }
+
+            scene.repository.refs = restless  # type: ignore[method-assign]
+            number = scene.upgrader.look()
+            await until(lambda: reads > 2)
+            if a_push_is_over:
+                number = scene.upgrader.look(push_over=True)
+            await asyncio.wait_for(scene.upgrader.passed(number), 60)
+            assert "a" in scene.app.modules
 
     asyncio.run(story())
 

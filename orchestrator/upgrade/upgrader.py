@@ -58,6 +58,7 @@ from repo_store.manifest import TrialSection
 from repo_store.release import APP
 
 AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
+AGREE_MAX_S = 5.0
 
 
 class Upgrader(Lookout):
@@ -126,7 +127,9 @@ class Upgrader(Lookout):
 
     async def _look(self, *, push_over: bool) -> None:
         refs = await self.repository.refs()
-        while not push_over:
+        # Tags that never rest, a script's say, must not keep a push from going live: after a while any read counts.
+        deadline = self.app.clock.now() + AGREE_MAX_S
+        while not push_over and not self._settled_push and self.app.clock.now() < deadline:
             await sleep_until(self.app.clock, self.app.clock.now() + AGREE_S)
             before, refs = refs, await self.repository.refs()
             if refs == before:
