@@ -42,10 +42,11 @@ def settle(deployment: Deployment, callers: tuple[West, Pulse, Asker], toils: in
     letters = deployment.call("dead_letters", action="list")
     dead = _dead(letters)
     doubtful = _doubtful(west, pulse)
-    lost = 0
+    lost, doubled = 0, report["twice"]
     for lane in {*given, *report["lanes"]}:
         following, handled = report["lanes"].get(lane, (0, 0))
         gone = set(report["missing"].get(lane, ())) | set(range(following, given.get(lane, 0)))
+        doubled += len(dead.get(lane, set()) - gone)  # handled, and in the dead letters
         lost += len(gone - dead.get(lane, set()) - doubtful.get(lane, set()))
         assert following <= given.get(lane, 0), f"{lane}: more was handled than given"
         assert handled == following - len(report["missing"].get(lane, ())), lane
@@ -60,7 +61,7 @@ def settle(deployment: Deployment, callers: tuple[West, Pulse, Asker], toils: in
         dead=len(letters),
         doubtful=sum(len(c.doubtful) for c in (west, pulse)),
         lost=lost,
-        doubled=report["twice"],
+        doubled=doubled,
         reordered=report["reordered"],
         mixed=report["mixed"],
         corrupt=report["odd"] + corrupt,

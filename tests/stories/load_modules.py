@@ -45,8 +45,10 @@ def checksum(lane: str, n: int) -> int:
 
 class Marked:
     # It counts the transactions that brought all modules another era. All count the same, since they switch together.
+    # What is handed over is let go of, so that a version that is not given it back can do nothing.
     def hand_over(self):
-        return {"mark": [ERA, self.mark[1]]}
+        mark, self.mark = self.mark, None
+        return {"mark": [ERA, mark[1]]}
 
     def take_over(self, resources):
         era, count = resources.get("mark") or (ERA, 0)
@@ -73,7 +75,8 @@ class Lane(Marked, Module):
         return {"n": 0, "open": True, "read": {}, "odd": 0}
 
     def hand_over(self):
-        return {**super().hand_over(), "tap": self.tap}
+        tap, self.tap = self.tap, None
+        return {**super().hand_over(), "tap": tap}
 
     def take_over(self, resources):
         super().take_over(resources)
@@ -157,6 +160,8 @@ class Relay(Marked, Module):
         self.state["odd"] += sum != checksum(lane, n)
         self.state["passed"] += 1
         self.send("sink", "note", {"lane": lane, "n": n, "sum": sum, "marks": [mark, [*self.mark]], "do": do})
+        if do == "take back":
+            raise ValueError("what it has sent must not leave")
 
     def pass_on(self, lane: str, n: int) -> None:
         lane = f"{lane}.{self.name}"

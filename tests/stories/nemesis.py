@@ -34,6 +34,7 @@ class Nemesis:
             "git pack-refs": lambda: self._git("pack-refs", "--all", "--prune"),
             "a slow consumer": lambda: self._suffer("slow"),
             "a unit that raises": lambda: self._suffer("raise"),
+            "a unit that raises when it has sent": lambda: self._suffer("take back"),
             "a unit that spins": lambda: self._suffer("spin"),
             "a long unit in a thread": self._toil,
             "disabled and enabled": self._disabled,

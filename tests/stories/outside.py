@@ -121,7 +121,7 @@ class West(Caller):
         self._deployment.call("send", name="left", type="note", body=body, timeout_s=30.0)
         if do:
             self.suffering.popleft()
-        if do in {"raise", "spin"}:
+        if do in {"raise", "spin", "take back"}:
             self.fatal[n] = do
 
 

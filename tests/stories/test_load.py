@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.stories.deployment import Deployment, wait_until
+from tests.stories.footprint import Footprint
 from tests.stories.load_ledger import handled, settle, told
 from tests.stories.load_releases import Releases
 from tests.stories.nemesis import Nemesis
@@ -19,6 +20,8 @@ from tests.stories.outside import Asker, Feed, Pulse, West
 
 BEFORE_AN_UPGRADE_MIN = 200  # messages since the last: a run with fewer shows nothing
 HELD_SHARE_MIN = 0.8  # of the switches that had messages waiting
+BYTES_AN_UPGRADE_MAX = 200_000  # of three modules with what they are staged from; a leak of one is more
+COME_AND_GO_MAX = 12  # descriptors and threads: callers, Git, executors
 STALL_S = 1.0  # longer than the host is ever stopped
 
 
@@ -75,15 +78,23 @@ def test_no_message_is_lost_doubled_reordered_or_sees_two_releases_whatever_happ
         threading.Event().wait(choose.uniform(0, 0.05))
         load.enough_before(number)
         schedule.upgrade(number)
+        if number == run.upgrades // 2:
+            halfway = Footprint.of(deployment)
     wait_until(lambda: load.total() >= run.messages, f"{run.messages} messages were handled", 1200)
 
     history = deployment.call("history", limit=5000)
+    footprints = (halfway, Footprint.of(deployment))
     outcome = settle(deployment, callers, nemesis.toils)
     with capsys.disabled():
         print(f"\n{told(outcome, history, schedule.done, run.seed, time.monotonic() - began)}")  # noqa: T201  # its figures
+        print("  host: {}; when half was done: {}".format(*reversed(footprints)))  # noqa: T201
     bad = (outcome.lost, outcome.doubled, outcome.reordered, outcome.mixed, outcome.corrupt)
     assert bad == (0, 0, 0, 0, 0)
     assert outcome.unexplained == []
+    grown = footprints[1].resident_bytes - footprints[0].resident_bytes
+    assert grown < BYTES_AN_UPGRADE_MAX * run.upgrades / 2, f"the host grew by {grown} bytes"
+    assert footprints[1].descriptors <= footprints[0].descriptors + COME_AND_GO_MAX, footprints
+    assert footprints[1].threads <= footprints[0].threads + COME_AND_GO_MAX, footprints
     switches = [txn for txn in history if txn["pause_us"] and txn["modules"][0]["module"] != "spare"]
     held = sum(txn["held_messages"] > 0 for txn in switches)
     assert held >= HELD_SHARE_MIN * len(switches), "void: too few switches had messages waiting"

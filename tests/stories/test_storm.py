@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.stories.deployment import Deployment, wait_until
+from tests.stories.footprint import Footprint
 
 STORM = 1000
 STORM_S = 1.0
@@ -91,7 +91,7 @@ class Storms:
 
     def weather(self, what: str, storm: Callable[[], float], last: str, tags: int = 1) -> Weather:
         """Raise a storm that ends with this commit; see that it is live, and that it cost little."""
-        resident, journal, records = self._resident(), self._journal_bytes(), self._records()
+        before, records = Footprint.of(self.deployment), self._records()
         count = len(self.deployment.call("history", limit=5000))
         ticks = self.deployment.ask("counter", "tick")[1]
         seconds = storm()
@@ -99,12 +99,13 @@ class Storms:
         began = time.monotonic()
         wait_until(lambda: self._live() == self.commits[last], f"{what}: {last} is live", 30)
         self.at_rest()
+        after = Footprint.of(self.deployment)
         found = Weather(
             seconds,
             time.monotonic() - began,
             len(self.deployment.call("history", limit=5000)) - count,
-            self._resident() - resident,
-            self._journal_bytes() - journal,
+            after.resident_bytes - before.resident_bytes,
+            after.journal_bytes - before.journal_bytes,
             self._records() - records,
         )
         self.said.append(f"{what}: {found}")
@@ -131,14 +132,6 @@ class Storms:
 
     def _live(self) -> str:
         return str(self.deployment.status()["modules"]["counter"]["commit"])
-
-    def _resident(self) -> int:
-        assert self.deployment.host is not None
-        status = Path(f"/proc/{self.deployment.host.pid}/status").read_text()
-        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-
-    def _journal_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.deployment.path.glob("journal.db*"))
 
     def _records(self) -> int:
         newest = self.deployment.git(
