@@ -78,8 +78,7 @@ CONFIG = """\
 # drain_s = 10.0          # SIGTERM: how long the units under way may take to end
 
 [policy]
-# allow = ["os:alice", "ssh:bob@example.org"]   # who may push; else whoever can write the repository
-# mode = "strict"         # signed tags only; README, "Who may deploy"
+# mode = "default"        # "strict": signed tags only; a key allow names who may push. README, "Who may deploy"
 
 [control]
 # group = "ops"           # its members may use the control socket too; else only you
