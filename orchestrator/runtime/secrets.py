@@ -57,8 +57,8 @@ def _written(secret: str) -> Iterator[str]:
     for part in {secret, *secret.splitlines()}:
         bare = part.strip()
         if len(bare) >= CHARS_MIN:
-            yield bare
-            yield repr(bare)[1:-1]
-            yield json.dumps(bare)[1:-1]
-            yield json.dumps(bare, ensure_ascii=False)[1:-1]
-            yield json.dumps(json.dumps(bare)[1:-1])[1:-1]
+            found = {bare, repr(bare)[1:-1]}
+            for _ in range(2):  # a text with the repr may be in JSON, and that in a line of JSON
+                found |= {json.dumps(each)[1:-1] for each in found}
+                found |= {json.dumps(each, ensure_ascii=False)[1:-1] for each in found}
+            yield from found

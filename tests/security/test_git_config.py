@@ -82,6 +82,11 @@ def test_no_program_that_the_repository_s_configuration_names_is_run(tmp_path: P
             store.read_object("1" * 40, "blob")  # a missing object is not fetched from anywhere
         tag = store.annotate(store.refs()["counter/v1.0.0"].tag, commit_id, "message", "Ada <ada@x>")
         store.update_refs([RefChange("refs/keep/x", commit_id, None)], reflog=True)
+        signed = (
+            f"tree {store.tree_id(commit_id, 'modules')}\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n"
+            "gpgsig -----BEGIN PGP SIGNATURE-----\n \n xxxx\n -----END PGP SIGNATURE-----\n\nsigned\n"
+        )
+        store.door.run("log", "--end-of-options", written(store.door, "commit", signed.encode()))
         store.door.run("log", "--format=%(trailers:key=Outcome,valueonly)", "--end-of-options", commit_id)
         assert tag
     assert not ran.exists(), ran.read_text()

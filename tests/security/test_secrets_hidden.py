@@ -41,7 +41,12 @@ def test_a_token_is_in_no_log_no_journal_no_history_no_answer_and_no_push(tmp_pa
         deployment.release("leaky/v1.1.0")
         refused = deployment.push("leaky/v1.1.0")
         assert refused.returncode == 1
+        deployment.write("leaky", CODE.replace("FAILS", "1 > 0"))
+        deployment.release("leaky/v1.2.0")
+        plan = deployment.call("plan", tag="leaky/v1.2.0", repo=str(deployment.work.path))
+        assert "could not log in with" in json.dumps(plan)
         said = {
+            "plan": json.dumps(plan),
             "push": refused.stderr,
             "status": json.dumps(deployment.status()),
             "history": json.dumps(deployment.history()),

@@ -207,6 +207,8 @@ def test_a_deletion_is_refused_by_the_hook_and_changes_nothing_if_it_goes_round_
     assert "a release tag is not deleted" in said.stderr
     locally(strict, "deleted/v1.1.0", None)
     assert "a deletion is nobody's order" in not_permitted(strict, "deleted/v1.1.0")
+    lower = strict.call("deploy", tag="deleted/v1.0.0")["tags"][0]
+    assert (lower["verdict"], lower["text"]) == ("recorded", "not deployed: deleted/v1.1.0 is higher")
     assert strict.ask("deleted", "tick") == 10
 
 
@@ -305,5 +307,9 @@ def test_what_the_pushed_tree_says_of_the_policy_changes_nothing(
         deployment.write("counter", code(1))
         deployment.work.commit()
         people["mallory"].sign(deployment.work, "counter/v1.0.0")
-        assert deployment.push("main", "counter/v1.0.0").returncode == 1
+        assert deployment.push("main").returncode == 0, "a branch releases nothing"
+        assert deployment.push("counter/v1.0.0").returncode == 1
+        object_id = deployment.work.git("rev-parse", "refs/tags/counter/v1.0.0")
+        locally(deployment, "counter/v1.0.0", object_id)
+        assert "nobody's in allowed_signers" in not_permitted(deployment, "counter/v1.0.0")
         assert deployment.version() is None
