@@ -147,6 +147,8 @@ class GitDoor:
             return self._headers.headers(object_ids)
 
     def _start(self, args: Sequence[str]) -> subprocess.Popen[bytes]:
+        if not self.path.is_dir():  # else it would be Git that is said to be missing
+            raise GitFailed(f"there is no repository at {self.path}; put it back, from a copy if need be")
         overrides = [part for pair in _OVERRIDES for part in ("-c", pair)]
         command = ["git", f"--git-dir={self.path}", *overrides, *args]
         try:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import dedent
 
 from orchestrator.control.doctor.examine import examine, repair
+from tests.git_fixtures import clean_environment
 from tests.stories.counter_code import COUNTER
 from tests.stories.deployment import Deployment, wait_until
 
 MODULES = ("counter", "other")
 
 
-def code(module: str, number: int = 0) -> str:
-    """A counter under the module's name; the number makes it another release."""
-    return f"{COUNTER.replace('Counter', module.title())}\n    # {number}\n"
+def code(module: str, number: int = 0, head: str = "") -> str:
+    """A counter under the module's name; the number makes it another release, `head` may give it a `Gated` parent."""
+    text = dedent(COUNTER.replace("Counter", module.title()))
+    text = text.replace("(Module[State])", "(Gated, Module[State])") if head else text
+    return f"{dedent(head)}{text}\n# {number}\n"
 
 
 class Yard:
@@ -36,11 +41,11 @@ class Yard:
 
     # -- releases ----------------------------------------------------------------------------------------------------
 
-    def commit(self, *modules: str, annotate: bool = False) -> tuple[str, ...]:
+    def commit(self, *modules: str, annotate: bool = False, head: str = "") -> tuple[str, ...]:
         """Commit a new version of the modules in the clone, and return their tags. Nothing is pushed."""
         self._number += 1
         for module in modules:
-            self.deployment.write(module, code(module, self._number))
+            self.deployment.write(module, code(module, self._number, head))
         self.deployment.work.commit(f"version {self._number}")
         tags = tuple(f"{module}/v1.{self._number}.0" for module in modules)
         for tag in tags:
@@ -52,6 +57,17 @@ class Yard:
         tags = self.commit(*modules)
         done = self.deployment.push("main", *tags)
         assert done.returncode == 0, done.stderr
+
+    def begin_push(self, *refs: str) -> subprocess.Popen[str]:
+        """Start a push beside the test."""
+        return subprocess.Popen(
+            ["git", "push", "live", *refs],
+            cwd=self.deployment.work.path,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def objects(self) -> None:
         """Bring the objects of the clone into the store past Git, which takes no push while the store is damaged."""
