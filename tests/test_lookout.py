@@ -1,0 +1,46 @@
+"""The lookout: one look after the other, and a rest after one that failed, whatever is due."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.runtime.clock import LoopClock
+from orchestrator.upgrade.errors import JournalFailed
+from orchestrator.upgrade.lookout import Lookout
+from repo_store.errors import GitFailed
+
+
+class Failing(Lookout):
+    """Something is always due, and no look succeeds."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(LoopClock())
+        self.error = error
+        self.looks = 0
+
+    def _due(self) -> float | None:
+        return self.clock.now() - 1.0
+
+    async def _look(self, *, push_over: bool) -> None:
+        self.looks += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [GitFailed("gone"), JournalFailed("full"), RuntimeError("a bug")])
+def test_a_look_that_fails_is_not_made_again_at_once_though_something_is_due(error: Exception) -> None:
+    async def story() -> None:
+        lookout = Failing(error)
+        running = asyncio.ensure_future(lookout.run())
+        try:
+            await asyncio.wait_for(lookout.passed(lookout.look()), 5.0)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(lookout.next_pass(), 0.3)
+            assert lookout.looks <= 2  # one that was due before, and the one that was asked for
+            assert str(error) in lookout.trouble
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())
