@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from repo_store.errors import GitFailed, RefChanged
 from repo_store.failpoints import step
 from repo_store.git import GitDoor
+from repo_store.locks import remove_stale
 
 PEEL_DEPTH_MAX = 10
 TAG_OBJECT_BYTES_MAX = 1 << 20
@@ -49,18 +50,11 @@ def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, ref
     """
     if not changes:
         return
+    arguments = ["--no-deref", *(["--create-reflog"] if reflog else []), "-m", f"livetag: {reason}"]
+    lines = b"".join(map(_line, changes))
     try:
         with step(f"refs.{reason.replace(' ', '-')}"):
-            door.run(
-                "update-ref",
-                "--no-deref",
-                *(["--create-reflog"] if reflog else []),
-                "-m",
-                f"livetag: {reason}",
-                "--stdin",
-                "-z",
-                stdin=b"".join(map(_line, changes)),
-            )
+            _update(door, arguments, lines)
     except GitFailed as error:
         now = list_refs(door, *(change.ref for change in changes))
         lost = [change for change in changes if now.get(change.ref) != change.old]
@@ -72,6 +66,28 @@ def update_refs(door: GitDoor, changes: Sequence[RefChange], reason: str, *, ref
         raise RefChanged(
             f"No ref was changed, because another writer was first: {told}. Read the refs again."
         ) from error
+
+
+def _update(door: GitDoor, arguments: Sequence[str], lines: bytes) -> None:
+    try:
+        door.run("update-ref", *arguments, "--stdin", "-z", stdin=lines)
+    except GitFailed as error:
+        if ".lock': File exists" not in str(error):
+            raise
+        if not _unlocked(door):
+            raise GitFailed(
+                f"{error}\nIf no git works in {door.path}, one was killed and has left that file: "
+                "livetag doctor --repair removes it once it is a minute old."
+            ) from error
+        door.run("update-ref", *arguments, "--stdin", "-z", stdin=lines)
+
+
+def _unlocked(door: GitDoor) -> bool:
+    """Whether locks were in the way that a killed Git has left, and are no more: without this no ref of them ever moves."""
+    try:
+        return bool(remove_stale(door.path))
+    except OSError:
+        return False  # not ours to remove
 
 
 def _line(change: RefChange) -> bytes:

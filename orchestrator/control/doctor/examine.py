@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     journal.journal,
     journal.transaction,
     journal.modules,
+    repository.locked,  # before what writes refs
     repository.store,
     refs.tags,
     refs.locks,

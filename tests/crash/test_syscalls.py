@@ -1,0 +1,142 @@
+"""A kill at the N-th system call that may reach the disk, of any process: all old or all new, and a store that works.
+
+No failpoint is on: `killer.c` follows the host, the push, Git, the hooks and the command, and counts their calls that
+change the deployment. Killed is the process that makes the call (a host, or one Git of a push), or all of them, as in a
+power cut, except that what the kernel was given is not lost: no kill can show a missing sync.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.control.doctor.examine import examine
+from orchestrator.control.doctor.place import running_host
+from repo_store.locks import locks
+from tests.crash import killer
+from tests.crash.aftermath import check
+from tests.crash.conftest import FIGURE, Bases
+from tests.crash.scenarios import MODULES, START, all_in, prepare_release
+from tests.crash.victim import Scenario, Victim
+from tests.stories.deployment import wait_until
+
+GOLDEN = Path(__file__).with_name("golden.py")
+BACK = tuple(f"{name}/v1.1.1" for name in MODULES)
+RUN = Scenario(
+    "golden run",
+    None,
+    all_in("1.0.0"),
+    all_in("1.1.0"),
+    (*(f"{name}/v1.1.0" for name in MODULES), *BACK),
+    BACK,
+    before=all_in("1.0.0"),  # where the rollback has recorded its quarantine
+)
+EVERY = 4  # in the long programme: each fourth call of the golden run, once for each of
+WHOM = ("one", "all")
+PARTS = 4
+QUICK_KILLS = 8
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return killer.build(tmp_path_factory.mktemp("killer"))
+
+
+class Runs:
+    """Golden runs that are killed, each on a fresh copy of the base."""
+
+    def __init__(self, program: Path, bases: Bases, folder: Path) -> None:
+        self._program = program
+        self._bases = bases
+        self._log = folder / "calls"
+        self._total: int | None = None
+        self.ends: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """How many calls the whole golden run makes."""
+        if self._total is None:
+            with self._run(0, "one") as (victim, code):
+                assert code == 0
+                assert check(victim, RUN) == "old", "it ends rolled back"
+            self._total = len(killer.calls(self._log))
+            assert self._total > 200, f"void: only {self._total} calls were counted"
+        return self._total
+
+    def kill(self, when: int, whom: str) -> None:
+        """Kill at that call, and see that all is right then."""
+        with self._run(when, whom) as (victim, _):
+            at = " ".join(killer.calls(self._log)[-1])
+            try:
+                left = mend_locks(victim)
+                side = check(victim, RUN)
+            except AssertionError as error:
+                raise AssertionError(f"after a kill of {whom} at call {when} ({at}): {error}") from error
+            self.ends[f"{side}{' after a lock was removed' if left else ''}"] += 1
+
+    @contextmanager
+    def _run(self, when: int, whom: str) -> Iterator[tuple[Victim, int]]:
+        with self._bases.victim(START) as victim:
+            victim.calm()
+            tags = prepare_release(victim, "1.1.0")
+            paths = map(str, (GOLDEN, victim.path, victim.work.path, victim.log))
+            command = [sys.executable, *paths, "main", *tags]
+            code = killer.run_under(self._program, victim.path, when, whom, self._log, command, victim._env())
+            wait_until(lambda: running_host(victim.place) is None, "all processes are gone")
+            yield victim, code
+
+
+def mend_locks(victim: Victim) -> bool:
+    """As an operator does a minute later: the doctor says which locks a killed Git has left, and removes them."""
+    found = locks(victim.place.store)
+    for lock in found:
+        os.utime(lock, (0, 0))
+    for finding in examine(victim.place).findings:
+        if finding.check == "locks" and found:
+            assert not finding.ok
+            assert finding.repair is not None
+            finding.repair()
+    assert locks(victim.place.store) == []
+    return bool(found)
+
+
+@pytest.fixture
+def runs(program: Path, bases: Bases, tmp_path: Path) -> Runs:
+    return Runs(program, bases, tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("whom", WHOM)
+def test_a_kill_at_any_system_call_leaves_all_old_or_all_new(runs: Runs, whom: str) -> None:
+    """Calls chosen by a seed that is printed; of a run of some six hundred."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")  # noqa: T201
+    chosen = random.Random(seed).sample(range(1, 560), QUICK_KILLS // len(WHOM))  # noqa: S311  # to be repeated
+    for when in chosen:
+        runs.kill(when, whom)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("whom", WHOM)
+def test_a_kill_at_every_nth_system_call_leaves_all_old_or_all_new(
+    runs: Runs, whom: str, part: int, record_property: Callable[[str, object], None]
+) -> None:
+    first = 1 + WHOM.index(whom) * EVERY // len(WHOM)
+    wrong = []
+    for when in list(range(first, runs.total + 1, EVERY))[part::PARTS]:
+        try:
+            runs.kill(when, whom)
+        except AssertionError as error:
+            wrong.append(str(error))
+    ends = {**runs.ends, **({"WRONG": len(wrong)} if wrong else {})}
+    record_property(f"{FIGURE}SIGKILL of {whom} at every {EVERY}th of {runs.total} system calls", ends)
+    assert wrong == []
