@@ -102,11 +102,11 @@ def _upgraded(victim: Victim) -> None:
     victim.stop()
 
 
-def prepare_release(victim: Victim, version: str) -> tuple[str, ...]:
-    """Commit all five modules in that version, one tag each."""
-    for name in MODULES:
+def prepare_release(victim: Victim, version: str, modules: tuple[str, ...] = MODULES) -> tuple[str, ...]:
+    """Commit the modules in that version, one tag each."""
+    for name in modules:
         victim.write(name, voice(version))
-    tags = tuple(f"{name}/v{version}" for name in MODULES)
+    tags = tuple(f"{name}/v{version}" for name in modules)
     victim.release(*tags)
     return tags
 
