@@ -11,7 +11,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,13 +120,18 @@ def mend_locks(victim: Victim) -> bool:
     return bool(found)
 
 
+@pytest.fixture
+def killing(program: Path, bases: Bases, tmp_path: Path) -> Callable[[Scenario], Runs]:
+    return lambda scenario: Runs(program, bases, tmp_path, scenario)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("whom", WHOM)
 def test_a_kill_at_any_system_call_leaves_all_old_or_all_new(
-    program: Path, bases: Bases, tmp_path: Path, whom: str
+    killing: Callable[[Scenario], Runs], whom: str
 ) -> None:
     """Calls chosen by a seed that is printed."""
-    runs = Runs(program, bases, tmp_path, OF_TWO)
+    runs = killing(OF_TWO)
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # noqa: T201
     chosen = random.Random(seed).sample(range(1, CALLS_OF_TWO), QUICK_KILLS // len(WHOM))  # noqa: S311  # to be repeated
@@ -139,9 +144,9 @@ def test_a_kill_at_any_system_call_leaves_all_old_or_all_new(
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("whom", WHOM)
 def test_a_kill_at_every_nth_system_call_leaves_all_old_or_all_new(
-    program: Path, bases: Bases, tmp_path: Path, whom: str, part: int, request: pytest.FixtureRequest
+    killing: Callable[[Scenario], Runs], whom: str, part: int, record_property: Callable[[str, object], None]
 ) -> None:
-    runs = Runs(program, bases, tmp_path, OF_FIVE)
+    runs = killing(OF_FIVE)
     first = 1 + WHOM.index(whom) * EVERY // len(WHOM)
     wrong = []
     for when in list(range(first, runs.total + 1, EVERY))[part::PARTS]:
@@ -150,6 +155,5 @@ def test_a_kill_at_every_nth_system_call_leaves_all_old_or_all_new(
         except AssertionError as error:
             wrong.append(str(error))
     ends = {**runs.ends, **({"WRONG": len(wrong)} if wrong else {})}
-    name = f"{FIGURE}SIGKILL of {whom} at every {EVERY}th of {runs.total} system calls"
-    request.node.user_properties.append((name, ends))
+    record_property(f"{FIGURE}SIGKILL of {whom} at every {EVERY}th of {runs.total} system calls", ends)
     assert wrong == []
