@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from orchestrator.control.client import ControlError
 from orchestrator.control.selftest import scenario as harness
+from orchestrator.control.selftest.checks import derived_equals_journal
 from orchestrator.control.selftest.scratch import Scratch, Served
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
 from tests.git_fixtures import clean_environment
-from tests.stories.deployment import Deployment
+from tests.stories.deployment import Deployment, wait_until
 
 __all__ = ["Scenario", "Served", "Victim", "run", "voice"]
 
@@ -55,8 +57,32 @@ Scenario: TypeAlias = harness.Scenario[Victim]
 
 
 def run(victim: Victim, scenario: Scenario, plan: str) -> str:
-    """As the harness runs it, with a victim that was made ready before: that is done once, and copied."""
-    return harness.run(victim, replace(scenario, ready=lambda _victim: None), plan)
+    """As the harness runs it, with a victim that was made ready before: that is done once, and copied.
+
+    A start that has something to do is waited for until it has done it, or died of it.
+    """
+    end = harness.run(victim, replace(scenario, ready=lambda _victim: None), plan)
+    if end == "lived" and scenario.drive is None and scenario.new != scenario.old:
+        wait_until(lambda: victim.dead or _serves(victim, scenario.new), "the new serves", 40.0)
+        wait_until(lambda: victim.dead or _told(victim), "Git says it", 40.0)
+        if victim.dead:
+            victim.buried()
+            return "died"
+    return end
+
+
+def _serves(victim: Victim, new: Served) -> bool:
+    try:
+        return victim.serves() == new
+    except ControlError:
+        return False  # it is dying, which the caller looks for
+
+
+def _told(victim: Victim) -> bool:
+    try:
+        return derived_equals_journal(victim)
+    except ControlError:
+        return False
 
 
 def voice(version: str) -> str:
