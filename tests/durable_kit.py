@@ -75,6 +75,8 @@ class Disk:
         self.lock = threading.Lock()
         self.batches = 0
         self.fails: Exception | None = None
+        self.watch: Callable[[Sequence[Any], Sequence[Any]], None] | None = None  # sees each batch before it
+        self.seen: Exception | None = None
 
     def write(self, connection: Any, lines: Any, head: Any, writes: Sequence[Any] = ()) -> None:
         self._free.wait(20)
@@ -82,7 +84,16 @@ class Disk:
             if self.fails is not None:
                 raise self.fails
             self.batches += 1
+            if self.watch is not None:
+                self._look(lines, writes)
             write_lines(connection, lines, head, writes)
+
+    def _look(self, lines: Sequence[Any], writes: Sequence[Any]) -> None:
+        try:
+            if self.watch is not None:
+                self.watch(lines, writes)
+        except Exception as error:  # noqa: BLE001  # told to the test, not to the writer
+            self.seen = self.seen or error
 
     def hold(self) -> None:
         """Nothing reaches the disk from now on."""
@@ -137,6 +148,7 @@ class Life:
         durable: Collection[str] = (),
         configs: Mapping[str, dict[str, object]] | None = None,
         state_version: int = 1,
+        enabled: bool = True,
     ) -> Outcome:
         """Put these versions into service, in one transaction; module → code."""
         participants = []
@@ -147,7 +159,7 @@ class Life:
             (package / "__init__.py").write_text(textwrap.dedent(code))
             after = Entry(
                 name, name, version, f"{name}/v{version}", version, tree, "",
-                config=(configs or {}).get(name, {}), state_version=state_version,
+                config=(configs or {}).get(name, {}), state_version=state_version, enabled=enabled,
             )  # fmt: skip
             participants.append(self._participant(Change(name, self.book.ledger.table.get(name), after)))
         return await self._transact(participants)

@@ -68,7 +68,8 @@ def test_a_message_is_accepted_once_it_is_on_disk_and_handled_by_the_next_life(t
             disk.go_on()
             await sending
             await it.enable("a", enabled=False)
-            it.app.modules["a"].accept(it.app.message("add", {"n": 6}, ""))
+            for n in (6, 7, 8):
+                it.app.modules["a"].accept(it.app.message("add", {"n": n}, ""))
             await it.app.durability.settled()
             after = it.killed(tmp_path)
         async with life(tmp_path, after) as it:
@@ -77,7 +78,7 @@ def test_a_message_is_accepted_once_it_is_on_disk_and_handled_by_the_next_life(t
             assert it.app.message("add", None, "").id > max(ids)
             await it.enable("a", enabled=True)
             await it.settled()
-            assert await it.app.ask("a", "got") == [5, 6]
+            assert await it.app.ask("a", "got") == [5, 6, 7, 8]
 
     asyncio.run(story())
 
@@ -120,7 +121,11 @@ def test_nothing_leaves_a_unit_before_it_is_on_disk_and_then_in_order(tmp_path: 
     async def story() -> None:
         disk = Disk()
         async with life(tmp_path, disk=disk) as it:
-            await it.deploy("1.0.0", {"a": COUNTER, "m": COUNTER}, durable={"a"}, configs={"a": {"to": "m"}})
+            twice = COUNTER.replace(
+                'self.send(target, "add", {"n": n})',
+                'self.send(target, "add", {"n": n}); self.send(target, "add", {"n": n + 100})',
+            )
+            await it.deploy("1.0.0", {"a": twice, "m": COUNTER}, durable={"a"}, configs={"a": {"to": "m"}})
             a, m = it.app.modules["a"], it.app.modules["m"]
             disk.hold()
             asked = [asyncio.ensure_future(it.app.ask("a", "add", {"n": n})) for n in (1, 2, 3)]
@@ -133,7 +138,7 @@ def test_nothing_leaves_a_unit_before_it_is_on_disk_and_then_in_order(tmp_path: 
             disk.go_on()
             assert await asyncio.gather(*asked, read) == [1, 3, 6, 6]
             await it.settled()
-            assert await it.app.ask("m", "got") == [1, 2, 3]
+            assert await it.app.ask("m", "got") == [1, 101, 2, 102, 3, 103]
             assert disk.batches - before <= 2  # many units share one sync
 
     asyncio.run(story())
@@ -158,7 +163,7 @@ def test_a_unit_that_raises_leaves_no_trace_but_its_dead_letter(tmp_path: Path) 
             assert waiting(stored, "a") == []
             assert [letter.message.body for letter in stored.letters] == [{"n": -1}]
             assert state_of(stored, "a") == {"total": 7, "got": [7]}
-            assert records(stored, "a") == {7: 7}
+            assert records(stored, "a") == dict(it.app.modules["a"].tables.live["seen"].items()) == {7: 7}
             with pytest.raises(HandlerFailed, match="below zero"):
                 await it.app.ask("a", "add", {"n": -2})
             after = it.killed(tmp_path)
@@ -223,7 +228,9 @@ def test_a_failed_disk_stops_durable_modules_and_only_them(tmp_path: Path) -> No
                 await it.app.send("a", "add", {"n": 3})
             with pytest.raises(DurabilityLost):
                 await it.app.ask("a", "total")
-            assert it.app.modules["a"].handled == 2
+            resting = it.app.modules["a"].resting
+            assert resting is not None
+            assert "No space left" in resting.reason  # no unit of it begins any more
             assert await it.app.ask("m", "add", {"n": 10}) == 11  # of a only what was on disk has come
             after = it.killed(tmp_path)
         async with life(tmp_path, after) as it:
@@ -296,5 +303,30 @@ def test_a_durable_module_under_test_has_the_same_rules_without_a_disk() -> None
             assert len(notes.dead_letters) == 2
             await notes.upgrade(Notes)
             assert await notes.ask("note", {"text": "c"}) == 3
+
+    asyncio.run(story())
+
+
+def test_a_message_that_fails_is_in_the_inbox_or_a_dead_letter_at_any_moment(tmp_path: Path) -> None:
+    async def story() -> None:
+        disk = Disk()
+        async with life(tmp_path, disk=disk) as it:
+            await it.deploy("1.0.0", {"a": COUNTER}, durable={"a"})
+            await it.enable("a", enabled=False)
+            for n in range(1, 31):
+                it.app.modules["a"].accept(it.app.message("add", {"n": -n}, ""))
+            await it.app.durability.settled()
+            looks = []
+
+            def watch(_lines: object, _writes: object) -> None:
+                stored = it.stored()
+                looks.append(len(waiting(stored, "a")) + len(stored.letters))
+
+            disk.watch = watch
+            await it.enable("a", enabled=True)
+            await it.settled()
+            assert disk.seen is None
+            assert len(it.stored().letters) == 30
+            assert set(looks) == {30}
 
     asyncio.run(story())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.runtime.durability import StateRow
 from orchestrator.upgrade.durable_switch import RECORDS_MAX
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.records import Committed
@@ -129,7 +131,16 @@ def test_the_decision_and_the_state_of_its_version_are_one_write(tmp_path: Path)
             await it.deploy("1.0.0", {"a": V1}, durable={"a"})
             await it.app.ask("a", "add", {"n": 5})
             before = it.killed(tmp_path)
+            schemas = []
+
+            def watch(lines: Sequence[Any], writes: Sequence[Any]) -> None:
+                if any(isinstance(line.record.fact, Committed) for line in lines):
+                    rows = [write.version for write in writes if isinstance(write, StateRow)]
+                    schemas.append((it.stored().modules["a"].state_version, rows))
+
+            it.disk.watch = watch
             await it.deploy("2.0.0", {"a": V2}, durable={"a"}, state_version=2)
+            assert (it.disk.seen, schemas) == (None, [(1, [2])])
             after = it.killed(tmp_path)
             assert state_of(it.stored(), "a") == {"sum": 5}
         async with life(tmp_path, before) as it:
@@ -207,13 +218,13 @@ def test_a_module_becomes_durable_with_all_it_has_and_then_no_more(tmp_path: Pat
             await it.enable("a", enabled=False)
             for n in (2, 3):
                 it.app.modules["a"].accept(it.app.message("add", {"n": n}, ""))
-            disabled = it.book.ledger.table["a"]
-            await it.deploy("1.1.0", {"a": COUNTER}, durable={"a"})
-            assert disabled.enabled is False
+            await it.deploy("1.1.0", {"a": COUNTER}, durable={"a"}, enabled=False)
             stored = it.stored()
-            assert records(stored, "a")[1] == 1
+            assert records(stored, "a") == {1: 1}
+            assert waiting(stored, "a") == [{"n": 2}, {"n": 3}]
             before = it.killed(tmp_path)
         async with life(tmp_path, before) as it:
+            await it.enable("a", enabled=True)
             await it.settled()
             assert await it.app.ask("a", "got") == [1, 2, 3]
             await it.deploy("1.2.0", {"a": COUNTER})

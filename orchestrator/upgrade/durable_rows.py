@@ -132,7 +132,15 @@ def _forget(connection: sqlite3.Connection, what: Forget) -> None:
 
 
 def read_rows(connection: sqlite3.Connection) -> Stored:
-    """All that is there."""
+    """All that is there, as one batch left it."""
+    connection.execute("BEGIN")  # else a batch could come between two of the tables
+    try:
+        return _read(connection)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _read(connection: sqlite3.Connection) -> Stored:
     tables = _tables(connection)
     inboxes: dict[str, list[Message]] = {}
     last_row = 0
