@@ -9,7 +9,7 @@ import pytest
 import tomli
 
 from orchestrator.control.selftest import cases
-from orchestrator.control.selftest.cases import Case, deploy_of, recoveries_of
+from orchestrator.control.selftest.cases import Case, deploy_of, hint, reasons, recoveries_of
 from orchestrator.control.selftest.composition import app_toml
 from orchestrator.control.selftest.layout import Layout, Tags, environment
 from orchestrator.control.selftest.machine import file_system
@@ -167,3 +167,18 @@ def test_a_kill_is_named_as_points_takes_it() -> None:
     case = deploy()
     kill = Kill(case, "journal.sync:after", 2)
     assert kills([case], kill.name) == [kill]
+
+
+def test_of_a_refused_push_the_reason_is_told_once_and_what_to_do_about_the_place() -> None:
+    why = "gateway failed its trial: OSError: [Errno 98] Address already in use (line 33)"
+    said = "remote: gateway/v1.0.0: refused. livetag retry gateway/v1.0.0\n" + "".join(
+        f" ! [remote rejected] {tag} -> {tag} ({why})\n" for tag in ("app/v1.0.0", "gateway/v1.0.0")
+    )
+    assert reasons(said) == why
+    assert "--config FILE" in hint(said)
+    assert "set it here" in hint(
+        "config token comes from the environment variable TOKEN, which this host does not have"
+    )
+    assert hint("counter failed its trial") == ""
+    assert reasons("") == "it said nothing"
+    assert reasons("remote: a\nfatal: b\n") == "a fatal: b"

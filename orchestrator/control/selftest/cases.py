@@ -23,6 +23,7 @@ Point = tuple[str, int]
 
 DEPLOY, ROLLBACK, START, STOP = "deploy", "rollback", "restart", "stop"
 RECOVERY_OLD, RECOVERY_NEW = "recovery-before-commit", "recovery-after-commit"
+_REJECTED = re.compile(r"^ ! \[[^]]*\] \S+ -> \S+ \((.*)\)$", re.MULTILINE)
 _HELD = re.compile(r"address already in use|errno 98", re.IGNORECASE)
 
 
@@ -90,7 +91,7 @@ class Bench:
             pushing = copy.begin_push(*tags)
             said = copy.finished(pushing, PUSH_S)
             if pushing.returncode != 0:
-                raise SelftestImpossible(f"{what}: {reasons(said)}{hint(said)}")
+                raise SelftestImpossible(f"{what}: {reasons(said)}.{hint(said)}")
             served = copy.serves()
             if copy.stop() != 0:
                 raise SelftestImpossible(f"{what}: the host did not stop cleanly: {copy.said()[-1000:]}")
@@ -114,8 +115,9 @@ class Bench:
                     f"{scenario.name} ends well when nothing dies", f"it {end}: {copy.said()[-1000:]}"
                 )
             serves = copy.table_of(copy.ledger()) if scenario.stops else copy.serves()
-            copy.remembers(images)
-            copy.stop()
+            if end == "lived":
+                copy.remembers(images)
+                copy.stop()
             if scenario.new not in ({}, serves):
                 raise Broken(
                     f"{scenario.name} brings {shown(scenario.new)} when nothing dies",
@@ -200,11 +202,10 @@ def _stop(copy: Copy) -> subprocess.Popen[str]:
 
 
 def reasons(said: str) -> str:
-    """What a push was answered, without what Git adds."""
-    lines = [line.strip() for line in said.splitlines()]
-    wanted = [line for line in lines if line.startswith(("! [", "remote: ")) and "planned: " not in line]
-    text = " ".join(line.removeprefix("remote: ") for line in wanted or lines)
-    return text.strip() or "Git did not say why"
+    """Why a push was refused, each reason once; what the host advises there is for a deployment that stays."""
+    rejected = dict.fromkeys(_REJECTED.findall(said))
+    lines = [line.strip().removeprefix("remote: ") for line in said.splitlines()]
+    return "; ".join(rejected) or " ".join(line for line in lines if line).strip() or "it said nothing"
 
 
 def hint(said: str) -> str:
