@@ -32,22 +32,6 @@ if "run" in sys.orig_argv:
 
     host.close_the_past = believing
 """
-LOCKS = """
-    from pathlib import Path
-    from livetag import Module, handles
-
-    class Counter(Module):
-        async def prepare(self):
-            if {where}.exists() and self.version == "1.0.1":
-                raise RuntimeError("counter.lock is there: another one runs")
-            {where}.touch()
-
-        async def stop(self):
-            {where}.unlink(missing_ok=True)
-
-        def initial_state(self):
-            return {{"total": 0}}
-"""
 
 
 class Operator:
@@ -136,19 +120,6 @@ def test_it_asks_before_it_runs_modules(operator: Operator) -> None:
     assert done.returncode == 1
     assert "Nothing is in service" in done.stderr
     assert operator.left() == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_module_that_cannot_come_back_after_a_kill_is_found(operator: Operator) -> None:
-    """Its lock file is what a kill leaves behind."""
-    code = LOCKS.format(where='Path("counter.lock")')
-    (operator.work / "modules" / "counter" / "__init__.py").write_text(
-        "\n".join(line[4:] for line in code.splitlines())
-    )
-    done = operator.selftest("--repo", str(operator.work), "--points", "deploy/journal.sync:after/4", "--yes")
-    assert done.returncode == 1
-    assert "counter.lock is there" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
