@@ -24,6 +24,7 @@ from orchestrator.upgrade.records import Committed
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.service import module_states
 from orchestrator.upgrade.states import ModuleState
+from orchestrator.upgrade.tidying import loaded_below
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import TrialSection
@@ -199,6 +200,37 @@ def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
             assert [
                 {change.name for change in view.changes} for view in scene.book.ledger.transactions.values()
             ] == [{"a", "b"}]
+
+    asyncio.run(story())
+
+
+def test_a_host_that_runs_for_long_keeps_staged_only_what_served_last_and_what_may_still_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that was refused would stay on the disk until the host is restarted, and every old one, too."""
+    for place in ("needed", "tidying"):
+        monkeypatch.setattr(f"orchestrator.upgrade.{place}.SERVED_KEPT", 3)
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            served = []
+            for minor in range(4):
+                raises = "raise ValueError" if minor == 1 else ""
+                store.write("a", f"{COUNTER}\n    {raises}\n    # {minor}\n")
+                store.release(f"a/v1.{minor}.0")
+                store.git(
+                    "fetch", "-q", str(store.work.path), f"refs/tags/a/v1.{minor}.0:refs/tags/a/v1.{minor}.0"
+                )
+                await scene.look()
+                served.append(scene.book.ledger.table["a"].tree_id)
+            assert served[1] == served[0], "the second was refused"
+            staged = {path.name for path in store.place.stage.iterdir()}
+            assert staged == {served[0], served[2], served[3]}, "as the last three that served need it"
+            assert served[3] in {path.name for path in loaded_below(store.place.stage)}
+            store.git("tag", "a/v1.4.0", "a/v1.0.0")
+            await scene.look()
+            assert scene.book.ledger.table["a"].tree_id == served[0]
 
     asyncio.run(story())
 

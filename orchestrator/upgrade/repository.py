@@ -45,7 +45,7 @@ class Repository:
     def __init__(self, store: Path, stage: Path, describe: Describe, pins: Pins = dict) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="livetag-git")
         self._store_path = store
-        self._stage_path = stage
+        self.stage_folder = stage
         self._describe = describe
         self._pins = pins
 
@@ -54,7 +54,7 @@ class Repository:
 
         def open_store() -> tuple[RepoStore, Stage]:
             store = RepoStore.open(self._store_path, start=through_gitpython)
-            return store, Stage(self._stage_path, store, self._describe)
+            return store, Stage(self.stage_folder, store, self._describe)
 
         self._store, self._stage = await self._run(open_store)
 

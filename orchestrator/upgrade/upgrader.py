@@ -30,7 +30,6 @@ from orchestrator.upgrade.image import kept_state, left_image
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.lookout import Lookout
-from orchestrator.upgrade.needed import SERVED_KEPT, needed_commits
 from orchestrator.upgrade.noting import note_orders, note_tags
 from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.participant import Participant
@@ -53,6 +52,7 @@ from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
 from orchestrator.upgrade.source import Bring, incoming_release
+from orchestrator.upgrade.tidying import Tidying
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import TrialSection
 from repo_store.release import APP
@@ -87,6 +87,7 @@ class Upgrader(Lookout):
         self._trial = trial
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self.asked = Asked()
+        self._tidying = Tidying(repository, book.ledger)
         self._causes = Causes()
         self.damage = ""  # what of the tags and their releases the last look could not read
         self.chronicle = Chronicle(book, repository)
@@ -147,6 +148,7 @@ class Upgrader(Lookout):
             refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
         left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
         self.asked.done(asked, refs.keys(), left)
+        await self._tidying.look(self.book.ledger, self.outlook.candidates)
         self._note_damage()
         if not await self.chronicle.catch_up():
             self.look_again()
@@ -300,8 +302,6 @@ class Upgrader(Lookout):
                 if change.after is not None:
                     self._kept.pop(change.name, None)  # it serves now; the transaction has recorded that
             self._announce(group)
-            if outcome.txn % SERVED_KEPT == 0:
-                await self.repository.let_go(needed_commits(self.book.ledger))
         elif outcome.result == "in_doubt":
             raise self.book.in_doubt(outcome.txn, group.tags, outcome.reason)
         else:
