@@ -313,3 +313,37 @@ def test_what_the_pushed_tree_says_of_the_policy_changes_nothing(
         locally(deployment, "counter/v1.0.0", object_id)
         assert "nobody's in allowed_signers" in not_permitted(deployment, "counter/v1.0.0")
         assert deployment.version() is None
+
+
+def test_what_a_forged_tag_says_moves_no_cursor_and_writes_no_line_wherever_it_is_shown(
+    strict: Deployment, people: dict[str, Person]
+) -> None:
+    commit_id = first(strict, people["alice"], "hostile")
+    evil = "evil\x1b[2J\x1b]0;owned\x07\u202e\r/v1.0.0"
+    content = (
+        f"object {commit_id}\ntype commit\ntag {evil}\ntagger {evil} <{evil}> 1 +0000\n\n{evil}\n"
+        "-----BEGIN SSH SIGNATURE-----\neA==\n-----END SSH SIGNATURE-----\n"
+    )
+    write = ("hash-object", "-t", "tag", "-w", "--literally", "--stdin")
+    object_id = strict.work.git(f"--git-dir={strict.place.store}", *write, stdin=content)
+    locally(strict, "hostile/v9.0.0", object_id)
+    assert "what was signed is the tag evil" in not_permitted(strict, "hostile/v9.0.0")
+    strict.work.git("fetch", "-q", "live", "+refs/tags/hostile/v9.0.0:refs/tags/hostile/v9.0.1")
+    shown = {
+        "push": strict.push("hostile/v9.0.1").stderr,
+        "log": strict.said(),
+        "file": (strict.place.logs / "host.jsonl").read_text(),
+        **{
+            name: told(strict, name)
+            for name in ("status", "history", "plan hostile/v9.0.0", "history --json")
+        },
+    }
+    for where, text in shown.items():
+        assert "evil" in text, where
+        assert not [char for char in text if char in "\x1b\x07\u202e\r"], (where, text)
+        assert not [line for line in text.splitlines() if line.startswith("/v1.0.0")], (where, text)
+
+
+def told(deployment: Deployment, command: str) -> str:
+    done = deployment.livetag(*command.split())
+    return done.stdout + done.stderr

@@ -15,6 +15,7 @@ from orchestrator.control.doctor.findings import Case, Finding
 from orchestrator.control.wire import reachable
 from repo_store import failpoints
 from repo_store.errors import StoreError
+from repo_store.policy_files import load_policy
 
 FREE_MIN_BYTES = 100 << 20
 PROBE_S = 2.0
@@ -35,12 +36,16 @@ def running_host(deployment: Deployment) -> int | None:
 
 
 def config(case: Case) -> Iterator[Finding]:
-    """Whether a host can start with this livetag.toml."""
+    """Whether a host can start with this livetag.toml, and the files of its policy can be trusted."""
     try:
         load_config(case.deployment)
+        load_policy(case.deployment.path)  # the files of the strict policy, too
     except (StoreError, OSError) as error:
         yield Finding(
-            "config", False, str(error), "Correct livetag.toml; a host does not start with it as it is."
+            "config",
+            False,
+            str(error),
+            "Correct it: a host does not start with such a livetag.toml, and permits nothing by such policy files.",
         )
     else:
         yield Finding("config", True, "livetag.toml can be read")
