@@ -123,6 +123,8 @@ class Bench:
                     f"{scenario.name} brings {shown(scenario.new)} when nothing dies",
                     f"{shown(serves)}. {reasons(copy.answered)}",
                 )
+            if not scenario.new and serves == scenario.old:
+                raise Broken(f"{scenario.name} changes what serves", reasons(copy.answered))
             came = tuple(sorted(set(copy.tags()) - tags))
         if keep is not None:
             copy.folder.rename(keep)
