@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control.wire import reachable
-from tests.crash.scenarios import make_base
+from tests.crash.aftermath import left_by
+from tests.crash.scenarios import MODULES, make_base
 from tests.crash.victim import Scenario, Victim, run
 
 FIGURE = "crash figure: "
@@ -23,6 +24,12 @@ class Bases:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._base = make_base(path / "base")
+        left = left_by(self._base)
+        asked = {name: {"asked": 1, "notes": []} for name in MODULES}
+        assert left.owed == asked | {"hen": {"asked": 1, "notes": [1, 2, 3]}}, (
+            "its stop has saved all there was"
+        )
+        assert left.letters == 1
         self._ready: dict[str, Victim] = {}
         self._golden: dict[str, list[tuple[str, int]]] = {}
         self._copies = 0
