@@ -216,8 +216,8 @@ def test_a_host_that_runs_for_long_keeps_staged_only_what_served_last_and_what_m
         async with upgrading(store) as scene:
             served = []
             for minor in range(4):
-                raises = "raise ValueError" if minor == 1 else ""
-                store.write("a", f"{COUNTER}\n    {raises}\n    # {minor}\n")
+                refused = "async def prepare(self): raise ValueError" if minor == 1 else ""
+                store.write("a", f"{COUNTER}\n        {refused}\n    # {minor}\n")
                 store.release(f"a/v1.{minor}.0")
                 store.git(
                     "fetch", "-q", str(store.work.path), f"refs/tags/a/v1.{minor}.0:refs/tags/a/v1.{minor}.0"
