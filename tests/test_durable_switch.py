@@ -11,6 +11,7 @@ from orchestrator.runtime.durability import StateRow
 from orchestrator.upgrade.durable_switch import RECORDS_MAX
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.records import Committed
+from orchestrator.upgrade.state_import import export_state, import_state
 from tests.durable_kit import COUNTER, Disk, Life, life, turns, until
 from tests.test_durable import records, state_of, waiting
 
@@ -313,10 +314,38 @@ def test_what_waits_for_the_disk_keeps_its_order_when_its_target_becomes_durable
                     await turns(3)
                     disk.go_on()
                 await asyncio.sleep(0)
+            m = it.app.modules["m"]
+            assert all(message.row for message in m.mailbox.queue)  # each of them survives a kill
             for more in range(n + 1, n + 20):
                 a.accept(it.app.message("add", {"n": more}, ""))
             await deploying
             await it.settled()
             assert await it.app.ask("m", "got") == list(range(1, n + 20))
+
+    asyncio.run(story())
+
+
+def test_an_imported_state_and_its_records_are_on_disk_in_one_write(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with life(tmp_path) as it:
+            await it.deploy("1.0.0", {"a": V1}, durable={"a"})
+            for n in (1, 2):
+                await it.app.ask("a", "add", {"n": n})
+            file = await export_state(it.app, it.book, "a")
+            for n in (3, 4):
+                await it.app.ask("a", "add", {"n": n})
+            looks = []
+
+            def watch(_lines: object, writes: Sequence[Any]) -> None:
+                looks.append([type(write).__name__ for write in writes])
+
+            it.disk.watch = watch
+            await import_state(it.app, it.book, "a", file, who="test", why="back")
+            assert it.disk.seen is None
+            assert looks[0] == ["Forget", "RecordRow", "RecordRow", "StateRow"]
+            after = it.killed(tmp_path)
+        async with life(tmp_path, after) as it:
+            assert table(it) == {1: 1, 2: 2}
+            assert await it.app.ask("a", "add", {"n": 5}) == 8
 
     asyncio.run(story())

@@ -132,9 +132,12 @@ class Durable:
 
     async def accepted(self) -> None:
         """Return when what was accepted up to now is on disk. Raises DurabilityLost."""
+        try:
+            await self._disk.settled()
+        except DurabilityLost as error:
+            raise self.failed or error from None
         if self.failed is not None:
             raise self.failed
-        await self._disk.settled()
 
     # -- a unit ------------------------------------------------------------------------------------------------
 
@@ -182,12 +185,16 @@ class Durable:
             if data != self.state:
                 check_size(data)
                 codec.decode(data)  # what could not be read back must not be what a restart finds
-        except (StateInvalid, AttributeError) as error:
+            rows = [
+                record_row(proxy.name, table.store.name, key, record, table.store.version)
+                for table in proxy.written
+                for key, record in table.changed().items()
+            ]
+        except (StateInvalid, AttributeError, TypeError, ValueError, OverflowError) as error:
             return failure_of(proxy, message, error)
         self.write_converted()
-        for table in proxy.written:
-            for key, record in table.changed().items():
-                disk.add(record_row(proxy.name, table.store.name, key, record, table.store.version))
+        for row in rows:
+            disk.add(row)
         keep_writes(proxy.written)
         if data != self.state:
             self.state = data

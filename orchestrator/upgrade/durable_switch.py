@@ -102,11 +102,11 @@ class DurableSide:
         """The version serves: its units are written from now on, or no more. Cannot raise."""
         proxy = self._proxy
         if self.after:
+            proxy.become_durable(self._package, self._state)
             if not self.before:
                 for other in proxy.app.modules.values():
                     if other.durable is not None:
                         other.durable.hand_in_for(proxy)
-            proxy.become_durable(self._package, self._state)
         elif self.before and proxy.durable is not None:
             proxy.durable.let_go()
 

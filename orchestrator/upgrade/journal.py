@@ -253,7 +253,7 @@ class Journal:
 
     def give_up(self, wait_s: float) -> None:
         """A write has not ended for so long: take nothing more (invariant 7)."""
-        self._fail(_what_failed(self._head[0] + 1, f"it did not end within {wait_s:g} s"))
+        self._fail(_what_failed(None, f"it did not end within {wait_s:g} s"))
 
     def load_stored(self) -> Stored:
         """Return what durable modules have on disk. Raises JournalCorrupt."""
@@ -323,7 +323,8 @@ class Journal:
             elif lines:
                 self._file.write(lines, self._head)
         except Exception as error:  # noqa: BLE001 - whatever it was, the answer is invariant 7
-            _tell_all(batch, JournalFailed(self._fail(_what_failed(self._head[0] + 1, str(error)))))
+            text = _what_failed(self._head[0] + 1 if lines else None, str(error))
+            _tell_all(batch, JournalFailed(self._fail(text)))
             return
         if lines:
             last = lines[-1].record
@@ -360,9 +361,11 @@ def _tell_all(batch: Sequence[Item], error: JournalFailed | None) -> None:
             item.finished.set()
 
 
-def _what_failed(seq: int, reason: str) -> str:
+def _what_failed(seq: int | None, reason: str) -> str:
+    """`seq` None: it was what durable modules had done."""
+    what = f"record {seq}" if seq is not None else "what durable modules did"
     return (
-        f"the journal could not write record {seq}: {reason}. Whether it is on disk is known only at the "
+        f"the journal could not write {what}: {reason}. Whether it is on disk is known only at the "
         "next start; what serves now serves on, and nothing more is recorded or deployed. Repair the disk (room, "
         "errors, the file itself), then restart the host."
     )
