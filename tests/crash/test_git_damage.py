@@ -109,7 +109,14 @@ def empty(yard: Yard, name: str) -> None:
     yard.object_file(name).write_bytes(b"")
 
 
-@pytest.mark.parametrize("part", ["^{commit}", "^{tree}", ":modules/counter", ":modules/counter/__init__.py"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "^{commit}",
+        "^{tree}",
+        *(pytest.param(part, marks=SLOW) for part in (":modules/counter", ":modules/counter/__init__.py")),
+    ],
+)
 @pytest.mark.parametrize("breaks", [lose, pytest.param(flip_it, marks=SLOW), pytest.param(empty, marks=SLOW)])
 def test_what_serves_needs_no_object_any_more_and_nobody_is_blamed(
     yard: Yard, breaks: Break, part: str
@@ -121,6 +128,7 @@ def test_what_serves_needs_no_object_any_more_and_nobody_is_blamed(
         yard.restart()
         yard.serves(served)
         assert yard.transactions() == before, "nothing was tried"
+        assert yard.deployment.status()["waiting"] == [], "and nothing has to be read"
         assert "git --git-dir" in yard.doctor()["repository"]
     yard.pushed("counter")
 
@@ -128,8 +136,16 @@ def test_what_serves_needs_no_object_any_more_and_nobody_is_blamed(
 # -- objects of what is to come ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["^{commit}", ":modules/counter", ":modules/counter/__init__.py"])
-@pytest.mark.parametrize("breaks", [flip_it, pytest.param(lose, marks=SLOW), pytest.param(empty, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("breaks", "part"),
+    [
+        (empty, "^{commit}"),
+        (flip_it, ":modules/counter/__init__.py"),
+        *(pytest.param(each, "^{commit}", marks=SLOW) for each in (lose, flip_it)),
+        *(pytest.param(each, ":modules/counter", marks=SLOW) for each in (lose, flip_it, empty)),
+        *(pytest.param(each, ":modules/counter/__init__.py", marks=SLOW) for each in (lose, empty)),
+    ],
+)
 def test_a_release_that_cannot_be_read_waits_for_the_mend_and_then_goes_live_by_itself(
     yard: Yard, breaks: Break, part: str
 ) -> None:
