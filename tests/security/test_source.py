@@ -40,6 +40,11 @@ LOADER = ROOT / "orchestrator" / "runtime" / "loader.py"
 ALLOWED = {(LOADER, "exec"), (LOADER, "compile"), (LOADER, "__import__")}
 
 
+def _forbidden(called: ast.Attribute) -> bool:
+    of = called.value.id if isinstance(called.value, ast.Name) else ""
+    return called.attr in FORBIDDEN_METHODS and (of, called.attr) != ("platform", "system")
+
+
 def breaches(path: Path, tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         where = f"{path.name}:{getattr(node, 'lineno', 0)}"
@@ -56,7 +61,7 @@ def breaches(path: Path, tree: ast.AST) -> Iterator[str]:
                 and (path, node.func.id) not in ALLOWED
             ):
                 yield f"{where} calls {node.func.id}"
-            if isinstance(node.func, ast.Attribute) and node.func.attr in FORBIDDEN_METHODS:
+            if isinstance(node.func, ast.Attribute) and _forbidden(node.func):
                 yield f"{where} calls {node.func.attr}"
             for keyword in node.keywords:
                 if keyword.arg == "shell" and not (
