@@ -133,8 +133,11 @@ class VirtualSource:
 class NoProof:
     """Nothing is proven gone: that walks the heap, and is the business of other tests."""
 
-    async def prove(self, _remains: object) -> bool:
-        return True
+    def begin(self, _left: object) -> None:
+        """It is taken to be gone."""
+
+    async def stop(self) -> None:
+        """There is nothing under way."""
 
 
 class Life:
