@@ -336,13 +336,15 @@ def test_an_imported_state_and_its_records_are_on_disk_in_one_write(tmp_path: Pa
                 await it.app.ask("a", "add", {"n": n})
             looks = []
 
-            def watch(_lines: object, writes: Sequence[Any]) -> None:
-                looks.append([type(write).__name__ for write in writes])
+            def watch(lines: Sequence[Any], writes: Sequence[Any]) -> None:
+                looks.append(
+                    [type(each).__name__ for each in (*(line.record.fact for line in lines), *writes)]
+                )
 
             it.disk.watch = watch
             await import_state(it.app, it.book, "a", file, who="test", why="back")
             assert it.disk.seen is None
-            assert looks[0] == ["Forget", "RecordRow", "RecordRow", "StateRow"]
+            assert looks[0] == ["StateImported", "Forget", "RecordRow", "RecordRow", "StateRow"]
             after = it.killed(tmp_path)
         async with life(tmp_path, after) as it:
             assert table(it) == {1: 1, 2: 2}
