@@ -166,7 +166,10 @@ class Durable:
         proxy.unit = None
         self._ahead.append(_Ended(rest, message.reply, self.reply, failure))
         self.reply = None
-        disk.then(number, self._out)
+        if self.stores or len(self._ahead) > 1:
+            disk.then(number, self._out)
+        else:
+            self._out(None)  # nothing of it is written, and nothing before it waits
         if not self.stores and not self._ahead and proxy.outbox.empty:
             proxy.become_volatile()
         if proxy.app.quiesce is not None:

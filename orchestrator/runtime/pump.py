@@ -96,9 +96,8 @@ class Pump:
             if proxy.durable is not None:
                 proxy.durable.undo()
             undo_writes(self._written)
-            if not (
-                unit.row and proxy.keeps and not proxy.left
-            ):  # else it is in the inbox: the next start handles it
+            waits_on_disk = unit.row and proxy.keeps and not proxy.left  # the next start handles it
+            if not waits_on_disk:
                 bury(proxy, unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
 
     def rouse(self) -> None:
