@@ -18,17 +18,9 @@ FAULTS = (
     *("prepare", "take_over", "trial", "trial", "import", "stage"),
     *("prepare hangs", "trial hangs", "trial once", "overruns", "deadly", "deadly import", "deadly later"),
 )
-RECORDS = (
-    "Planned",
-    "Prepared",
-    "Prepared",
-    "Committed",
-    "Committed",
-    "Confirmed",
-    "RolledBack",
-    "Quarantined",
-)
-MORE_RECORDS = ("HostStarted", "ImageUsed", "ImageSaved", "HostStopped", "StartDied", "Settled", "TagMoved")
+RECORDS = ("Planned", "Prepared", "Prepared", "Prepared", "Committed", "Committed", "Confirmed", "RolledBack")
+MORE_RECORDS = ("Quarantined", "ImageSaved", "HostStopped", "Settled", "TagMoved", "Unchanged", "Overridden")
+RECOVERY = ("HostStarted", "HostStarted", "RolledBack", "StartDied", "ImageUsed", "Confirmed", "Quarantined")
 Action = Callable[["Life"], Awaitable[None] | None]
 
 
@@ -185,6 +177,17 @@ class Drawing:
         if rng.random() < 0.7:
             self.push(life)
 
+    def crash_twice(self, life: Life) -> None:
+        """Once at any moment, and again while the next host recovers."""
+        rng = self._rng
+        self._world.crash_at = (rng.choice(RECOVERY), rng.choice(("before", "after")), 0)
+        self.crash_soon(life)
+
+    def crash_while_stopping(self, life: Life) -> None:
+        rng = self._rng
+        self._world.crash_at = (rng.choice(("ImageSaved", "HostStopped")), rng.choice(("before", "after")), 0)
+        life.over = True
+
     async def stop(self, life: Life) -> None:
         """A clean stop; the next life goes on with the script."""
         life.over = True
@@ -215,7 +218,9 @@ _WEIGHTS = {
     "rollback": 6,
     "retry": 4,
     "crash_soon": 8,
-    "crash_at_record": 8,
+    "crash_at_record": 12,
+    "crash_twice": 4,
+    "crash_while_stopping": 2,
     "stop": 6,
     "break_disk": 2,
     "slow_disk": 4,

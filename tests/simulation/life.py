@@ -29,6 +29,7 @@ from orchestrator.upgrade.image import newest_id
 from orchestrator.upgrade.incoming import Code, Incoming
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.needed import needed_commits, needed_trees
+from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import (
     Change,
@@ -128,6 +129,18 @@ class VirtualSource:
         if fault == "deadly import":
             life.die("at an import")
         return Code(blueprint(self._spec.shape), None, "counter:Counter")
+
+
+class VirtualUpgrader(Upgrader):
+    """The real one; what it tells the other modules has to be on disk (DESIGN P6)."""
+
+    watch: Watch
+
+    def _announce(self, group: Group) -> None:
+        for change in group.changes:
+            if self.watch.model.table.get(change.name) != change.after:
+                self.watch.fail(f"{change.name} is told to have changed, and the disk does not have it")
+        super()._announce(group)
 
 
 class NoProof:
@@ -262,7 +275,7 @@ class Life:
         )
         self._settling = asyncio.ensure_future(self._host._settle(self.app, self.book))
         planner = Planner(self.app, self.repository, Environment("3.11.0", {}), prereleases=False)
-        self.upgrader = Upgrader(
+        self.upgrader = VirtualUpgrader(
             self.app,
             self.repository,
             planner,
@@ -271,6 +284,7 @@ class Life:
             kept=self.recovered.kept,
             bring=self.bring,
         )
+        self.upgrader.watch = self.watch
         self.upgrader.retirements = NoProof()  # type: ignore[assignment]
         failed = self.recovered.failed
         self.operations: Mapping[str, Operation] = Operations(

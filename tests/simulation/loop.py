@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -128,7 +129,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 def _close(task: asyncio.Task[Any]) -> None:
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    with suppress(BaseException):  # a dead process raises nothing
+    with (
+        suppress(BaseException),
+        warnings.catch_warnings(),
+    ):  # a dead process raises nothing, and warns of nothing
+        warnings.simplefilter("ignore")
         task.get_coro().close()
 
 

@@ -93,6 +93,7 @@ class Counter(Module[dict[str, Any]]):
     field = "total"
     row = ""
     rows: Any
+    token: str | None = None
 
     def initial_state(self) -> dict[str, Any]:
         return {self.field: STEP * (self.state_version - 1)}
@@ -131,8 +132,13 @@ class Counter(Module[dict[str, Any]]):
     async def prepare(self) -> None:
         await self.eye.prepare()
 
+    def hand_over(self) -> dict[str, Any]:
+        """The one thing that only one version may have at a time."""
+        token, self.token = self.token, None
+        return {"token": token}
+
     def take_over(self, resources: dict[str, Any]) -> None:
-        del resources
+        self.token = resources.get("token", self.name)
         self.eye.take_over()
 
     async def stop(self) -> None:

@@ -33,10 +33,11 @@ EXPLORED_MIN = {
     "Unchanged": 3,
     "crash planned": 5,
     "crash between": 20,
-    "disk failed": 2,
 }
 #: And what only many do.
 EXPLORED_RARELY = (
+    "disk failed",
+    "in doubt",
     "crash prepared",
     "crash committed",
     "crash starting",

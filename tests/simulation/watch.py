@@ -174,6 +174,8 @@ class Watcher:
         self.watch.came(line, n)
         self._check_served(module)
         self._check_count(module, src)
+        if module.token != self.name:
+            self.watch.fail(f"{self.name} handles a message without what it had handed over")
         if self.spec.fault == "deadly later":
             self.life.die(f"{self.name} at a message")
         if self.life.poisonous(src, n):

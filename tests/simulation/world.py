@@ -74,7 +74,7 @@ class World:
         self.over = False  # the script has ended: no more crashes
         self.modules = [f"m{letter}" for letter in "abcde"[: self.rng.randint(2, 5)]]
         self.drawing = Drawing(self)
-        self.left = self.rng.randint(4, 18)
+        self.left = self.rng.randint(4, self.rng.choice((8, 16, 40)))
         self.actions: list[str] = []
         first = self.origin.commit({name: Spec() for name in self.modules})
         self.base = dict(first.packages)
@@ -179,7 +179,7 @@ class World:
 
     async def _repair(self, life: Life) -> None:
         """The operator sees that nothing more is recorded, repairs the disk, and restarts the host."""
-        self.coverage["disk failed"] += 1
+        self.coverage["in doubt" if life.book.doubt is not None else "disk failed"] += 1
         await life.clock_sleep(1.0)
         if self.rng.random() < 0.5:
             life.die("the operator kills a host without a journal")
