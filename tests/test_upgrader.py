@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from orchestrator.upgrade.image import take_image
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import Line, write_lines
 from orchestrator.upgrade.planner import Planner
-from orchestrator.upgrade.records import Committed
+from orchestrator.upgrade.records import Committed, Quarantined
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.service import module_states
 from orchestrator.upgrade.states import ModuleState
@@ -303,3 +303,27 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
         asyncio.run(story())
     finally:
         disk.go_on.set()
+
+
+def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: Path) -> None:
+    """A rollback that came in the middle of a look had its release brought into service again by that look."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            keep = scene.repository.keep
+
+            async def keep_while_a_person_quarantines(commit_ids: Collection[str]) -> None:
+                await keep(commit_ids)
+                commit_id = (await scene.repository.refs())["a/v1.1.0"].commit_id or ""
+                await scene.book.write(Quarantined("a", commit_id, "a/v1.1.0", "rolled back by hand"))
+
+            scene.repository.keep = keep_while_a_person_quarantines  # type: ignore[method-assign]
+            scene.release("a/v1.1.0", modules=["a"], toml='description = "another"\n')
+            await scene.look()
+            assert scene.book.ledger.table["a"].version == "1.0.0"
+            assert list(scene.book.ledger.transactions) == [1]
+
+    asyncio.run(story())

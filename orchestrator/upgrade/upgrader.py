@@ -84,6 +84,7 @@ class Upgrader(Lookout):
         self.progress = Progress()
         self.retries = Retries(app.clock.now)
         self.outlook = Outlook()  # what the last look found
+        self._planned_with = book.ledger  # and what was recorded when it began
         self._trial = trial
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self.asked = Asked()
@@ -124,6 +125,16 @@ class Upgrader(Lookout):
             await asyncio.wait(self._retiring, timeout=5.0)
         await self.retirements.stop()
 
+    @property
+    def _overtaken(self) -> bool:
+        """Whether a person has said something since the plan was begun: it must be made anew (DESIGN §4).
+
+        Else a release that was rolled back, held or disabled meanwhile would go live all the same.
+        """
+        then, now = self._planned_with, self.book.ledger
+        said = (then.quarantine, then.holds, then.overrides)
+        return said != (now.quarantine, now.holds, now.overrides)
+
     # -- one look ----------------------------------------------------------------------------------------------
 
     async def _look(self, *, push_over: bool) -> None:
@@ -137,7 +148,7 @@ class Upgrader(Lookout):
                 break
         while True:
             await note_tags(self.book, refs, self._causes)
-            asked = self.asked.now()
+            asked, self._planned_with = self.asked.now(), self.book.ledger
             self.outlook = await self.planner.look(refs, self.book.ledger, asked.together, asked.by_hand)
             plan = self.outlook.plan
             await note_orders(self.book, self.outlook.admission, refs, self._causes)
@@ -162,6 +173,8 @@ class Upgrader(Lookout):
 
     async def _step(self, plan: Plan) -> bool:
         """Do the first thing that can be done; False: there is nothing."""
+        if self._overtaken:
+            return True
         if plan.unchanged:
             await self._rename(plan.unchanged)
             return True
@@ -230,6 +243,8 @@ class Upgrader(Lookout):
             await self.repository.keep(
                 {e.commit_id for c in group.changes for e in (c.before, c.after) if e is not None}
             )
+            if self._overtaken:
+                return
             try:
                 participants = [self._participant(change) for change in group.changes]
             except UpgradeError as error:

@@ -98,6 +98,14 @@ class Drawing:
             self._world.watch.note(f"delete {name}")
             life.tags_moved(whole=True)
 
+    def forget_package(self, life: Life) -> None:
+        """All tags of a package go: what serves stays."""
+        origin, package = self._world.origin, self._rng.choice([*self._world.modules, "app"])
+        for name in [name for name in origin.tags if name.startswith(f"{package}/")]:
+            del origin.tags[name]
+        self._world.watch.note(f"delete all tags of {package}")
+        life.tags_moved(whole=True)
+
     def compose(self, life: Life) -> None:
         """Another app.toml: modules that come and go, another name, a config, more names."""
         rng, world = self._rng, self._world
@@ -212,7 +220,8 @@ _WEIGHTS = {
     "push": 30,
     "move_tag": 6,
     "delete_tag": 6,
-    "compose": 12,
+    "forget_package": 3,
+    "compose": 10,
     "traffic": 10,
     "command": 14,
     "rollback": 6,

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from tests.simulation.life import Life
 
 
+def told(life: Life) -> None:
+    """The ledger, which all the world is told from, never says more than the disk (DESIGN P5)."""
+    if life.serving and life.book.ledger.seq > life.watch.model.seq:
+        life.watch.fail(f"the ledger is at record {life.book.ledger.seq}, the disk at {life.watch.model.seq}")
+
+
 def steady(life: Life) -> None:
-    """The ledger never says more than the disk; between transactions what runs is what it says (DESIGN P5)."""
+    """Between transactions what runs is what the ledger says (DESIGN P5)."""
     if not life.serving or life.loop.dead:
         return
     ledger, watch = life.book.ledger, life.watch
-    if ledger.seq > watch.model.seq:
-        watch.fail(f"the ledger is at record {ledger.seq}, the disk at {watch.model.seq}")
     if ledger.unfinished is not None or life.book.doubt is not None or life.journal.failed is not None:
         return
     running = {}

@@ -43,6 +43,11 @@ class Spec:
     mailbox: int = 1000
 
     @property
+    def bad(self) -> bool:
+        """Whether anything at all is wrong with it."""
+        return bool(self.fault) or self.shape.broken_step
+
+    @property
     def manifest(self) -> ModuleManifest:
         limits = Limits(load_s=2.0, drain_s=self.drain_s, pause_ms=5000.0, mailbox_messages=self.mailbox)
         return ModuleManifest(limits=limits)

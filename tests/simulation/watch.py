@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.upgrade.records import HostStarted, ImageSaved, Record, images_used
+from orchestrator.upgrade.records import (
+    Committed,
+    Fact,
+    HostStarted,
+    ImageSaved,
+    Record,
+    RolledBack,
+    images_used,
+)
 from repo_store.history import DeploymentEntry
 from tests.simulation.model import DiskModel
 from tests.simulation.modules import Counter, Poison, Spec
@@ -81,11 +89,29 @@ class Watch:
         shown = "HostStarted" if isinstance(fact, HostStarted) else repr(fact)
         self.note(f"disk {record.seq} {shown}")
         self.model.take(record)
+        self._check_decision(fact)
         if isinstance(fact, ImageSaved):
             for name in fact.modules:
                 self.saved[name] = self.mirror(name).copy()
         for name in images_used(fact):
             self.saved.pop(name, None)
+
+    def _check_decision(self, fact: Fact) -> None:
+        """A start decides nothing that was not decided; and nobody is at fault who is not."""
+        life = self.life
+        if life is None:
+            return
+        if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
+            self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
+        if isinstance(fact, RolledBack) and fact.fault == "release":
+            changes = self.model.changes[fact.txn]
+            trees = [c.after.tree_id for c in changes if c.after is not None]
+            # What comes back to a state that is newer than it has nobody who knows the way down.
+            away = any(c.before is None or c.name in life.recovered.failed for c in changes)
+            returns = away and "No migration leads" in fact.reason
+            returns = returns or "step leads from version" in fact.reason  # of a Table kept aside
+            if not returns and not any(life.world.origin.trees[tree].bad for tree in trees if tree):
+                self.fail(f"transaction {fact.txn} blames good releases: {fact.reason}")
 
     def killed(self) -> None:
         """What was in memory is gone; each module begins with what the last clean stop left, or anew."""

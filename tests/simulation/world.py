@@ -17,7 +17,7 @@ from orchestrator.runtime import application, pump, quiesce, slices, table_sweep
 from orchestrator.upgrade import lookout
 from orchestrator.upgrade.records import Record
 from tests.simulation.actions import Drawing
-from tests.simulation.checks import at_rest, steady
+from tests.simulation.checks import at_rest, steady, told
 from tests.simulation.disk import Platter
 from tests.simulation.life import Life
 from tests.simulation.loop import Deadlock, Endless
@@ -133,6 +133,7 @@ class World:
         def over() -> bool:
             nonlocal turns
             turns += 1
+            told(life)
             if turns % LOOK_EVERY == 0:
                 steady(life)
             return main.done() or bool(self.watch.problems)
