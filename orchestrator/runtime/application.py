@@ -202,11 +202,7 @@ class Application:
         admitted = proxy.accept(message)
         self.durability.end()
         if admitted is not None:
-            try:
-                await proxy.room_for(message, admitted, timeout_s, self.clock.now() + timeout_s)
-            except BaseException:
-                self.letters.put_back(letter)
-                raise
+            await proxy.room_for(message, admitted, timeout_s, self.clock.now() + timeout_s, letter)
         await self._on_disk(letter, proxy)
 
     async def drop(self, letter: DeadLetter) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.runtime.application import Application
     from orchestrator.runtime.events import Counts
     from orchestrator.runtime.implementation import BoundHandler, Implementation
+    from orchestrator.runtime.letters import DeadLetter
     from orchestrator.runtime.quiesce import Quiesce
     from orchestrator.runtime.rest import Resting
     from orchestrator.runtime.table_live import LiveTable
@@ -249,11 +250,15 @@ class ModuleProxy:
         if self.durable is not None:
             await self.durable.accepted()
 
-    def withdraw(self, message: Message) -> None:
-        """Take back what waits for room: its sender gave up, so it never was accepted."""
+    def withdraw(self, message: Message, letter: DeadLetter | None = None) -> None:
+        """Take back what waits for room: its sender gave up, so it never was accepted; it is the letter that it was."""
+        self.app.durability.begin()  # a kill must find it in the inbox or as a letter, never in neither
         self.mailbox.withdraw(message)
         if self.durable is not None:
             self.durable.withdrawn(message)
+        if letter is not None:
+            self.app.letters.put_back(letter)
+        self.app.durability.end()
 
     def replace_oldest(self, message: Message) -> bool:
         """Take an event in place of the oldest of its kind, into a durable mailbox."""
@@ -268,9 +273,17 @@ class ModuleProxy:
         return taken
 
     async def room_for(
-        self, message: Message, admitted: asyncio.Future[None], timeout_s: float, until: float
+        self,
+        message: Message,
+        admitted: asyncio.Future[None],
+        timeout_s: float,
+        until: float,
+        letter: DeadLetter | None = None,
     ) -> None:
-        """Return once a message from outside that waits for room is accepted. Raises MailboxFull at `until`."""
+        """Return once a message from outside that waits for room is accepted; it may be a `letter` that is given again.
+
+        Raises MailboxFull at `until`, and DurabilityLost if it then cannot be taken back from the disk.
+        """
         timed_out = False
 
         def give_up() -> None:
@@ -281,9 +294,12 @@ class ModuleProxy:
         try:
             await admitted
         except asyncio.CancelledError:
-            self.withdraw(message)
+            self.withdraw(message, letter)
             if not timed_out:  # the caller was cancelled, which cancels what it awaits
                 raise
+            await (
+                self.accepted()
+            )  # "not accepted" must be true after a kill, too: its row is gone from the disk
             raise MailboxFull(
                 f"{self.name}'s mailbox holds {self.mailbox.limit} messages and made no room in {timeout_s:g} s; "
                 "the message was not accepted. Send slower, or raise limits.mailbox_messages in its module.toml."
