@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control.doctor.examine import examine, repair
+from orchestrator.control.doctor.journal import read_ledger
+from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.records import HostStarted, Settled
 from tests.git_fixtures import COUNTER
 from tests.stories.deployment import Deployment, wait_until
 
@@ -79,6 +84,28 @@ def _tear_journal(deployment: Deployment) -> None:
         Path(f"{deployment.place.journal}{more}").unlink(missing_ok=True)
     with deployment.place.journal.open("r+b") as file:
         file.truncate(file.seek(0, 2) // 2)
+
+
+def test_a_journal_is_read_as_it_is_at_one_moment_beside_a_host_that_writes(tmp_path: Path) -> None:
+    """Its last record and the head that is kept beside the records are of the same moment."""
+    path = tmp_path / "journal.db"
+    journal = Journal.open(path, time.time)
+    journal.write_now(HostStarted(1, "test"))
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            journal.write_now(Settled())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(200):
+            read_ledger(path)
+    finally:
+        ended.set()
+        writer.join()
+        journal.close()
 
 
 @pytest.mark.parametrize("damage", [_edit_journal, _cut_journal, _tear_journal])

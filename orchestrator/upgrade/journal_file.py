@@ -97,6 +97,19 @@ def open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """The journal as it is at one moment, beside the host that may be writing to it; not a byte is changed.
+
+    Raises sqlite3.Error or OSError if it cannot be opened.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None)) as connection:
+        connection.text_factory = _text
+        connection.execute("BEGIN")  # else the head is of a later moment than the records
+        yield connection
+
+
 def same_file(path: Path, identity: tuple[int, int]) -> bool:
     """Whether `path` is still the file that it was: SQLite would go on writing into one that was removed."""
     try:

@@ -45,6 +45,22 @@ LETHAL = """
             self.state["asked"] += 1
             return "1.1.0"
 
+        @handles
+        def told(self) -> dict:
+            return self.state
+
+        @handles
+        def note(self, number: int) -> None:
+            pass
+
+        @handles
+        async def brood(self, seconds: float) -> None:
+            pass
+
+        @handles
+        def drop(self) -> None:
+            pass
+
         @every(seconds=2.0)
         def tick(self):
             dies("timer")

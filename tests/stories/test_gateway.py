@@ -35,7 +35,10 @@ def releases(deployment: Deployment) -> Mapping[int, str]:
     deployment.work.write("app.toml", config)
     commits = {}
     for shape, folder in ((2, GATEWAY / "upgrades" / "gateway-1.1.0"), (1, GATEWAY / "modules" / "gateway")):
-        shutil.copytree(folder, deployment.work.path / "modules" / "gateway", dirs_exist_ok=True)
+        compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(
+            folder, deployment.work.path / "modules" / "gateway", ignore=compiled, dirs_exist_ok=True
+        )
         commits[shape] = deployment.release(message=f"shape {shape}")
     for tag in ("app/v1.0.0", "gateway/v1.0.0"):
         deployment.work.tag(tag, commits[1])

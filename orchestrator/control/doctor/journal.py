@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from orchestrator.control.doctor.findings import Case, Finding
 from orchestrator.upgrade import words
 from orchestrator.upgrade.crash_loop import not_loaded
 from orchestrator.upgrade.errors import IllegalTransition, UpgradeError
-from orchestrator.upgrade.journal_file import read_images, read_records, saved_images
+from orchestrator.upgrade.journal_file import read_images, read_records, reading, saved_images
 from orchestrator.upgrade.ledger import Ledger, fold
 
 ERRORS = (UpgradeError, IllegalTransition, OSError, sqlite3.Error)
@@ -21,8 +20,7 @@ def read_ledger(path: Path) -> Ledger:
     """What the journal says, read without changing a byte of it; raises one of `ERRORS`. No journal is an empty one."""
     if not path.exists():
         return Ledger()
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
-        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    with reading(path) as connection:
         return fold(read_records(connection, path))
 
 
@@ -33,8 +31,7 @@ def journal(case: Case) -> Iterator[Finding]:
         yield Finding("journal", True, "there is no journal yet: no host has run here")
         return
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
-            connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        with reading(path) as connection:
             records = read_records(connection, path)
             fold(records)
             read_images(connection, path, saved_images(records))

@@ -11,7 +11,7 @@ from orchestrator.control.config import Deployment, load_config
 from orchestrator.control.selftest.errors import SelftestImpossible
 from orchestrator.control.working_copy import content_of
 from orchestrator.upgrade.errors import IllegalTransition, UpgradeError
-from orchestrator.upgrade.journal_file import read_records
+from orchestrator.upgrade.journal_file import read_records, reading
 from orchestrator.upgrade.ledger import Ledger, fold
 from orchestrator.upgrade.records import Entry
 from repo_store.manifest import AppManifest, AppSection, HostConfig, ModuleSpec, parse_app
@@ -135,11 +135,8 @@ def _ledger(deployment: Deployment) -> Ledger:
     if not deployment.journal.exists():
         return Ledger()
     try:
-        connection = sqlite3.connect(f"file:{deployment.journal}?mode=ro", uri=True, timeout=5.0)
-        try:
+        with reading(deployment.journal) as connection:
             return fold(read_records(connection, deployment.journal))
-        finally:
-            connection.close()
     except (UpgradeError, IllegalTransition, OSError, sqlite3.Error) as error:
         raise SelftestImpossible(
             f"The journal of {deployment.path} cannot be read: {error} Look at it with `livetag doctor`."
