@@ -201,7 +201,8 @@ class Drawing:
         life.over = True
 
     def break_disk(self, life: Life) -> None:
-        life.disk.broken = True
+        life.disk.breaks_at = self._rng.choice(("Planned", "Prepared", "Committed", "Committed", ""))
+        life.disk.broken = not life.disk.breaks_at
 
     def slow_disk(self, life: Life) -> None:
         life.disk.slow_s = self._rng.choice((0.001, 0.1, 1.0))
@@ -231,7 +232,7 @@ _WEIGHTS = {
     "crash_twice": 4,
     "crash_while_stopping": 2,
     "stop": 6,
-    "break_disk": 2,
+    "break_disk": 4,
     "slow_disk": 4,
     "break_repository": 3,
     "break_history": 4,

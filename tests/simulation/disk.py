@@ -84,12 +84,15 @@ class Disk:
         self._crash = crash
         self.slow_s = 0.004
         self.broken = False
+        self.breaks_at = ""  # it breaks when such a record is to be written
         self.at_once = False
 
     def written(self, platter: Platter, lines: Sequence[Line]) -> None:
         """The moment that decides: on disk, or not; and whether anybody hears of it."""
         if self._loop.dead:
             raise DiskFailed("the process is dead")
+        kinds = {type(line.record.fact).__name__ for line in lines}
+        self.broken = self.broken or self.breaks_at in kinds
         before = any(self._crash("before", line.record) for line in lines)
         if before or (self.broken and self._rng.random() < 0.7):
             self._failed("was not written")
@@ -116,6 +119,10 @@ class VirtualWriter:
 
     def wake(self) -> None:
         if self._loop.dead:
+            if (
+                self._journal.failed is None
+            ):  # what the killed process still writes in this turn must not be waited for
+                self._journal.give_up(0.0)
             return
         if self._disk.at_once:
             self._finish()

@@ -13,6 +13,7 @@ from orchestrator.upgrade.records import (
     Fact,
     HostStarted,
     ImageSaved,
+    Planned,
     Record,
     RolledBack,
     images_used,
@@ -101,6 +102,10 @@ class Watch:
         life = self.life
         if life is None:
             return
+        if isinstance(fact, Planned) and not fact.overrides and not life.world.composed:
+            gone = [change.name for change in fact.changes if change.after is None]
+            if gone:
+                self.fail(f"{gone} leave, and nobody has asked for it: a missing tag never unloads")
         if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
             self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
         if isinstance(fact, RolledBack) and fact.fault == "release":

@@ -89,6 +89,11 @@ class World:
         """The number by which a module sends."""
         return self.modules.index(self.root(name)) + (50 if len(name) > 2 else 0)
 
+    @property
+    def composed(self) -> bool:
+        """Whether there has ever been a composition."""
+        return any(commit.app is not None for commit in self.origin.commits.values())
+
     def crash_due(self, side: str, record: Record) -> bool:
         if self.crash_at is None or self.over:
             return False
