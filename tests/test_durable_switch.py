@@ -313,7 +313,8 @@ def test_what_waits_for_the_disk_keeps_its_order_when_its_target_becomes_durable
                     disk.hold()  # the units before the switch are not on disk when it comes
                     await turns(3)
                     disk.go_on()
-                await asyncio.sleep(0)
+                # On a busy machine the switch takes its time, and the state of each unit is all that came.
+                await asyncio.sleep(0 if n < 1000 else 0.001)
             m = it.app.modules["m"]
             assert all(message.row for message in m.mailbox.queue)  # each of them survives a kill
             for more in range(n + 1, n + 20):
