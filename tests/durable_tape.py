@@ -15,6 +15,7 @@ from livetag import Module
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.durability import Write
+from orchestrator.runtime.loader import Loaded
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.durable_rows import Stored, read_rows, write_rows
 from orchestrator.upgrade.durable_store import DurableStore
@@ -123,7 +124,8 @@ class ClassSource:
         return TrialReport(b"", {})
 
     async def load(self) -> Code:
-        return Code(Blueprint(self._cls), None, self._cls.__name__)
+        # A load of no module: whose steps they are must be known, so that records find them.
+        return Code(Blueprint(self._cls), Loaded(NOWHERE, (), "class"), self._cls.__name__)
 
 
 class Staged:

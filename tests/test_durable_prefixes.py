@@ -21,7 +21,7 @@ from tests.durable_kit import turns
 from tests.durable_tape import Story, TapeLife, kill_at_each
 
 Plain = Module[dict[str, Any]]
-LAGS = [0, 1, 7]
+LAGS = [0, 7, pytest.param(1, marks=pytest.mark.slow)]  # turns of the loop from the queue to the disk
 
 
 class Promises:

@@ -120,6 +120,9 @@ class Application:
         self.events.table = wiring.subscriptions
         for name, proxy in wiring.modules.items():
             proxy.also = wiring.also.get(name, ())
+        for proxy in wiring.modules.values():
+            if proxy.durable is not None:
+                proxy.durable.hand_in()
         self.names.tell_who_waits()
 
     async def send(

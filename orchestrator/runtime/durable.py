@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -248,21 +249,31 @@ class Durable:
                 rest.append(output)
         return rest
 
-    def hand_in_for(self, target: ModuleProxy) -> None:
-        """Put before a module what waits for the disk and is for it: it is durable now, and later units' go there at once."""
-        for ended in self._ahead:
-            mine = [o for o in ended.outputs if self._goes_to(o, target)]
-            for output in mine:
-                ended.outputs.remove(output)
-                if output.subscription is not None:
-                    self._proxy.outbox.give(output.subscription, output)
-                else:
-                    self._proxy.outbox.put(target, output)
+    def hand_in(self) -> None:
+        """Names and subscriptions have moved: what waits and is for durable modules now goes there, in order.
 
-    def _goes_to(self, output: Output, target: ModuleProxy) -> bool:
-        if output.subscription is not None:
-            return output.subscription.proxy is target
-        return self._proxy.app.names.find(output.name) is target
+        What later units send to them goes there at once, and must not come before it.
+        """
+        queue = self._proxy.outbox.queue
+        waiting = list(queue)
+        queue.clear()
+        queue.extend(self._hand_in(waiting))
+        for ended in self._ahead:
+            ended.outputs[:] = self._hand_in(ended.outputs)
+
+    def _hand_in(self, outputs: Iterable[Output]) -> list[Output]:
+        """Returns what is not for durable modules."""
+        rest, outbox, app = [], self._proxy.outbox, self._proxy.app
+        for output in outputs:
+            if output.subscription is not None and output.subscription.proxy.keeps:
+                outbox.give(output.subscription, output)
+                continue
+            target = app.names.find(output.name) if output.type is not None else None
+            if target is not None and target.keeps:
+                outbox.put(target, output)
+            else:
+                rest.append(output)
+        return rest
 
     def _out(self, error: str | None) -> None:
         """The oldest unit that has ended is on disk, or will not be: what it gave out leaves, or never does."""

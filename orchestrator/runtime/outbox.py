@@ -35,7 +35,7 @@ class Outbox:
     Only the deliveries of one event wait side by side: a subscriber without room keeps none of the others from theirs.
     """
 
-    __slots__ = ("_gives_up", "_owner", "_waits", "given", "queue")
+    __slots__ = ("_event", "_gives_up", "_owner", "_waits", "given", "queue")
 
     def __init__(self, owner: ModuleProxy) -> None:
         self.queue: deque[Output] = deque()  # what leaves
@@ -44,6 +44,7 @@ class Outbox:
         #: What waits, and at whose mailbox; None: for a name.
         self._waits: dict[asyncio.Future[None], ModuleProxy | None] = {}
         self._gives_up = False
+        self._event: Output | None = None  # of which some deliveries wait
 
     @property
     def empty(self) -> bool:
@@ -71,10 +72,11 @@ class Outbox:
         """Deliver outputs in order until one has to wait; True: all have left."""
         app, owner = self._owner.app, self._owner
         while self.queue:
-            if self._waits:
+            if self._waits and not self._beside(self.queue[0]):
                 return False
             output = self.queue.popleft()
             if output.subscription is not None:
+                self._event = output
                 self.give(output.subscription, output)
             elif output.type is None:
                 self._publish(output)
@@ -84,7 +86,17 @@ class Outbox:
                     self._wait(admitted, target)
             else:
                 self.unbound(output, output.type)
+            if output.subscription is None:
+                self._event = None
+        self._event = None
         return not self._waits
+
+    def _beside(self, output: Output) -> bool:
+        """Whether it is one more delivery of the event whose others wait, and its own subscriber does not."""
+        event, to = self._event, output.subscription
+        if event is None or to is None or event.body is not output.body or event.name != output.name:
+            return False
+        return to.proxy not in self._waits.values()
 
     def put(self, target: ModuleProxy, output: Output) -> None:
         """Deliver one output out of turn: into the inbox of a durable module, as part of a write."""

@@ -103,10 +103,6 @@ class DurableSide:
         proxy = self._proxy
         if self.after:
             proxy.become_durable(self._package, self._state)
-            if not self.before:
-                for other in proxy.app.modules.values():
-                    if other.durable is not None:
-                        other.durable.hand_in_for(proxy)
         elif self.before and proxy.durable is not None:
             proxy.durable.let_go()
 
