@@ -22,7 +22,7 @@ from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.durable_store import DurableStore
 from orchestrator.upgrade.image import left_image, take_image
 from orchestrator.upgrade.incoming import Incoming, KeptState
-from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.journal import Item, Journal
 from orchestrator.upgrade.journal_file import write_lines
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, HostStopped, ImageSaved, Planned
@@ -69,7 +69,8 @@ COUNTER = """
 class Disk:
     """The journal's writer in the test's hand: it can be held before its next batch, and it counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_by_one: bool = False) -> None:
+        self.one_by_one = one_by_one
         self._free = threading.Event()
         self._free.set()
         self.lock = threading.Lock()
@@ -103,6 +104,18 @@ class Disk:
         self._free.set()
 
 
+class OneByOne(Journal):
+    """A journal whose writer takes each write as it comes: what is two writes is two batches, with a moment between."""
+
+    def take_batch(self) -> tuple[Sequence[Item], bool]:
+        with self._lock:
+            batch, self._waiting = self._waiting[:1], self._waiting[1:]
+            last = not self._waiting and (self._closing or self._failure is not None)
+        if batch:
+            self.wake()
+        return batch, last
+
+
 class Releases(Repository):
     """A repository whose releases are staged already."""
 
@@ -124,7 +137,7 @@ class Life:
         self.path = path
         self.disk = disk
         self.releases = Releases(folder / "stage")
-        self.journal = Journal.open(path, time.time, 10.0)
+        self.journal = (OneByOne if disk.one_by_one else Journal).open(path, time.time, 10.0)
         self.book = Book(self.journal)
         self.recovered = Recovered()
         self._txns = itertools.count(1)

@@ -83,29 +83,32 @@ def test_a_message_is_accepted_once_it_is_on_disk_and_handled_by_the_next_life(t
     asyncio.run(story())
 
 
-def test_a_unit_its_input_and_its_outputs_are_on_disk_together_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_by_one", [False, True], ids=["in batches", "one by one"])
+def test_a_unit_its_input_and_its_outputs_are_on_disk_together_or_not_at_all(
+    tmp_path: Path, one_by_one: bool
+) -> None:
     async def story() -> None:
-        disk = Disk()
+        disk = Disk(one_by_one=one_by_one)
         async with life(tmp_path, disk=disk) as it:
             await it.deploy("1.0.0", {"a": COUNTER, "b": COUNTER}, durable={"a", "b"}, configs=CHAIN)
             await it.enable("b", enabled=True)
             a, b = it.app.modules["a"], it.app.modules["b"]
             looks = []
 
-            def look() -> None:
+            def look(_lines: object = (), _writes: object = ()) -> None:
                 """Between any two batches: what the next life would find."""
                 stored = it.stored()
                 got_a, got_b = state_of(stored, "a")["got"], state_of(stored, "b")["got"]
                 looks.append((got_a, waiting(stored, "a"), got_b, waiting(stored, "b")))
 
+            disk.watch = look
             for n in range(1, 41):
                 a.accept(it.app.message("add", {"n": n}, ""))
                 await asyncio.sleep(0)
-                if n % 3 == 0:
-                    look()
             await it.settled()
             look()
-            assert disk.batches > 3
+            assert disk.seen is None
+            assert disk.batches > (100 if one_by_one else 3)
             assert b.handled == 40
             for got_a, left_a, got_b, left_b in looks:
                 assert got_a + [body["n"] for body in left_a] == list(range(1, 1 + len(got_a) + len(left_a)))

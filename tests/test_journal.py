@@ -1,6 +1,7 @@
 """The journal, on a real disk: order, durability, the chain, and what happens when the disk says no."""
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
@@ -10,16 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.runtime.durability import Write
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, SqliteFile, Ticket
-from orchestrator.upgrade.journal_file import chain
+from orchestrator.upgrade.journal_file import Line, chain
 from orchestrator.upgrade.journal_writer import WriterThread
 from orchestrator.upgrade.records import (
     Change,
@@ -435,6 +437,30 @@ def test_after_a_failed_write_nothing_more_is_taken_and_the_start_finds_a_prefix
     again = open_journal(tmp_path)
     assert [record.fact for record in again.records()] == [confirmed(1)]
     again.close()
+
+
+class FailsOnce(SqliteFile):
+    """A disk that fails at one sync, and says at the next that all is well: the data of the first is gone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writes = 0
+
+    def write(self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = ()) -> None:
+        self.writes += 1
+        if self.writes == 1:
+            raise OSError(errno.EIO, "fsync")
+        super().write(lines, head, writes)
+
+
+def test_a_write_that_failed_is_not_tried_again(tmp_path: Path) -> None:
+    file = FailsOnce(tmp_path / "journal.db")
+    journal = Journal(file, lambda: 1.0)
+    for number in (1, 2):
+        with pytest.raises(JournalFailed, match=r"record 1: .*fsync"):
+            journal.write_now(confirmed(number))
+    journal.close()
+    assert file.writes == 1
 
 
 FULL_DISK = """

@@ -82,11 +82,10 @@ def test_draining_gives_everything_and_tells_those_outside_that_they_were_accept
     async def story() -> None:
         mailbox = Mailbox(1)
         mailbox.put(message(0))
-        outside = mailbox.put(message(1))
-        assert [m.body for m in mailbox.drain()] == [0, 1]
-        assert outside is not None
-        assert outside.done()
-        assert mailbox.accepted == 2
+        outside = [mailbox.put(message(n)) for n in (1, 2)]
+        assert [m.body for m in mailbox.drain()] == [0, 1, 2]
+        assert all(each is not None and each.done() for each in outside)
+        assert mailbox.accepted == 3
 
     asyncio.run(story())
 
