@@ -31,7 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/benchmarks
 
 soak: $(READY)
-	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/crash tests/simulation
+	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/crash tests/simulation tests/planted
 
 # Done once, and again when pyproject.toml or PYTHON changes.
 $(READY): pyproject.toml .ci/venv
