@@ -88,7 +88,7 @@ class OneByOne:
         self._backlog += batch
         if not self.lag:
             self._write(len(self._backlog))
-        elif not self._due:
+        elif not self._due and self._backlog:
             self._due = True
             asyncio.get_running_loop().call_soon(self._turn, self.lag)
 
@@ -206,11 +206,11 @@ class TapeLife(Life):
         return Participant(self.app, change, incoming, self.recovered.kept.get(change.name))
 
     async def settled(self) -> None:
-        """As of any life; of what is disabled the mailbox waits."""
+        """As of any life; of what is disabled or stopped the mailbox waits."""
 
         def idle() -> bool:
             for proxy in self.app.modules.values():
-                waits = len(proxy.mailbox) if proxy.resting is None else 0
+                waits = len(proxy.mailbox) if proxy.held is None else 0
                 if proxy.unit is not None or waits or not proxy.outbox.empty:
                     return False
             return self.app.durability.on_disk == self.app.durability.number

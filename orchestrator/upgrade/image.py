@@ -12,6 +12,7 @@ from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.slices import at_once, in_slices
 from orchestrator.runtime.table_image import saving
 from orchestrator.runtime.table_sweep import finishing
@@ -37,7 +38,7 @@ def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage
 
     What durable modules have done is on disk when this returns; what waited for that has left, and is in the image.
     A module whose state is not plain data is left out, loudly: its author broke DESIGN §5. What waited for it goes
-    to the dead letters, so that it is not lost with the state (P2).
+    to the dead letters, so that it is not lost with the state (P2). Durable modules begin no unit after it.
     """
     app.durability.finish()
     for proxy in app.modules.values():
@@ -45,7 +46,10 @@ def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage
     images = []
     for name, proxy in app.modules.items():
         if proxy.keeps:
-            continue  # all of it is on disk already
+            # All of it is on disk already. No unit of it begins any more: what that sent to a module in memory would
+            # be in no image, and the unit would not be done again.
+            proxy.held = Resting("the host is stopping")
+            continue
         try:
             images.append(_module_image(proxy, table[name].package))
         except (StateInvalid, KeyError) as error:
