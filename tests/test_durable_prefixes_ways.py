@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from livetag import Module, Table, every, handles, intake, subscribes
+from orchestrator.upgrade.records import Committed
 from orchestrator.upgrade.state_import import export_state, import_state
 from tests.durable_kit import turns, until
 from tests.durable_tape import TapeLife
@@ -420,5 +421,24 @@ def test_a_slow_subscriber_in_memory_keeps_no_other_from_a_durable_publishers_ev
 
     async def check(it: TapeLife, count: int) -> None:
         del it, count
+
+    run(story, check, 0)
+
+
+def test_what_hand_over_changes_in_the_state_is_on_disk_with_the_decision() -> None:
+    class Leaver(Keeper):
+        def hand_over(self) -> dict[str, Any]:
+            self.state["got"].append(99)
+            return {}
+
+    async def story(it: TapeLife) -> None:
+        await it.put({"a": Leaver}, {"a"})
+        await it.app.send("a", "add", {"n": 1})
+        await it.put({"a": Keeper}, {"a"})
+
+    async def check(it: TapeLife, count: int) -> None:
+        del count
+        came = sum(isinstance(record.fact, Committed) for record in it.journal.records())
+        assert came < 2 or got_of(it, "a") == [1, 99]
 
     run(story, check, 0)
