@@ -309,8 +309,8 @@ async def kill_at_each(story: Story, check: Check, *, lag: int) -> None:
             + 1
         )
     whole = len(tape.items)
-    for start in range(first, whole, 3):
-        same_in_one_batch(tape, start, min(7, whole - start))
+    for start in range(first, whole, 10):
+        same_in_one_batch(tape, start, min(12, whole - start))
     for count, after in prefixes(tape, first):
         with at_prefix(count, tape):
             async with living(after, classes) as again:
