@@ -228,7 +228,14 @@ class Life:
             durability = self.app.durability
             return not busy and durability.on_disk == durability.number
 
-        await until(idle)
+        def left() -> str:
+            held = {
+                name: f"a unit {p.unit is not None}, {len(p.mailbox)} wait, outbox empty {p.outbox.empty}"
+                for name, p in self.app.modules.items()
+            }
+            return f"{held}; on disk {self.app.durability.on_disk} of {self.app.durability.number}"
+
+        await until(idle, what=left)
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -285,10 +292,12 @@ async def life(
         patch.undo()
 
 
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(
+    condition: Callable[[], object], within_s: float = 10.0, what: Callable[[], str] = lambda: ""
+) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, "not in time"
+        assert time.monotonic() < deadline, f"not in time: {what()}"
         await asyncio.sleep(0.001)
 
 

@@ -44,3 +44,28 @@ def test_a_version_that_leaves_before_the_start_has_settled_is_gone(tmp_path: Pa
     assert [version() for version in versions] == [None, None]
     box.unwatch()
     box.close()
+
+
+def test_it_tells_whether_any_module_code_had_run(tmp_path: Path) -> None:
+    path = tmp_path / "box"
+    assert BlackBox(path).last() is None
+    for loads in (False, True):
+        box = BlackBox(path)
+        box.begin()
+        if loads:
+            with box.during("counter", "being loaded"):
+                pass
+        found = BlackBox(path).last()  # as a kill now would leave it
+        assert found is not None
+        assert (found.loaded, found.module) == (loads, None)
+        box.close()
+
+
+def test_a_page_that_cannot_be_written_tells_of_no_earlier_host(tmp_path: Path) -> None:
+    path = tmp_path / "box"
+    path.symlink_to(tmp_path / "gone" / "box")  # which opens for nobody, root included
+    box = BlackBox(path)
+    box.begin()
+    assert not path.is_symlink()
+    assert box.last() is None
+    box.close()

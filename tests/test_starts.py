@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.upgrade.crash_loop import fatal_releases
+from orchestrator.upgrade.crash_loop import fatal_releases, start_died
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.records import (
     Change,
@@ -67,3 +67,11 @@ def test_what_has_lasted_before_is_accused_later(
     else:
         assert not accused(facts, unknown_max - 1, ())
         assert accused(facts, unknown_max, ())
+
+
+@pytest.mark.parametrize("no_module", [False, True])
+def test_a_death_that_no_module_can_have_caused_is_not_counted(no_module: bool) -> None:
+    facts = [*BROUGHT, HostStarted(2, "1")]
+    left = fold([Record(seq, 1000.0 + seq, fact, b"") for seq, fact in enumerate(facts, 1)])
+    died = start_died(left, left, None, no_module=no_module)
+    assert (died is None) == no_module

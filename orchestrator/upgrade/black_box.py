@@ -27,7 +27,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Evidence:
     """What the last host to run was doing: its pid, and the module whose code it had entered last, if any.
 
-    `ended`: it left by itself (an error that it has told), so nobody killed it.
+    `ended`: it left by itself (an error that it has told), so nobody killed it. `loaded`: code of some module has run in
+    it, so a module may have ended it though none is named.
     """
 
     pid: int
@@ -35,6 +36,7 @@ class Evidence:
     doing: str
     ended: bool
     in_doubt: int | None = None  # the transaction whose COMMITTED it could not write
+    loaded: bool = True
 
 
 class BlackBox:
@@ -47,6 +49,7 @@ class BlackBox:
         # Weak: a version that leaves service meanwhile must be gone then.
         self._watched: list[weakref.ref[Implementation]] = []
         self._in_doubt: int | None = None
+        self._loaded = False
         self._boot = _boot_id()
 
     def last(self) -> Evidence | None:
@@ -57,7 +60,8 @@ class BlackBox:
                 return None
             module, doing = found["running"][-1] if found["running"] else (None, "")
             doubt = found.get("in_doubt")
-            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]), doubt)
+            loaded = bool(found.get("loaded", True))
+            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]), doubt, loaded)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -65,14 +69,18 @@ class BlackBox:
         """Forget the host before this one: from here it is about us."""
         if self._path is None:
             return
-        with suppress(OSError):
+        try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # a page that cannot be written must not go on telling of another host
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
         self._write()
 
     @contextmanager
     def during(self, module: str, doing: str) -> Iterator[None]:
         """Within the block it is this module's code that runs."""
         mark = (module, doing)
+        self._loaded = True
         self._running.append(mark)
         self._write()
         try:
@@ -132,6 +140,7 @@ class BlackBox:
             "running": self._running[-20:],
             "ended": ended,
             "in_doubt": self._in_doubt,
+            "loaded": self._loaded,
         }
         page = json.dumps(said).encode()[:PAGE_BYTES].ljust(PAGE_BYTES)
         with suppress(OSError):

@@ -1,11 +1,12 @@
 """What ends a crash loop: whose fault a death right after a start was, and what serves instead. Pure.
 
 A death with evidence (whose code ran) counts for that release, and the second in a row quarantines it, as in a transaction.
-One without evidence counts for nobody; after the third in a row the newest release that has never lasted is taken to be the
-cause. A person, a service manager and a kernel short of memory kill a good host too, and at a slow start always in somebody's
-code: so what has lasted through a start is given twice as many, and so is, where nothing says whose code ran, what has served
-for a while since its switch. What is quarantined so is not loaded again: what served before it comes back, by the journal
-alone, before any module code is loaded; where nothing served before, the host starts without it.
+One before any module's code had run is no module's doing, and counts for nothing. Of another nobody knows whose it is: after
+the third in a row the newest release that has never lasted is taken to be the cause. A person, a service manager and a kernel
+short of memory kill a good host too, and at a slow start always in somebody's code: so what has lasted through a start is
+given twice as many, and so is, where nothing says whose code ran, what has served for a while since its switch. What is
+quarantined so is not loaded again: what served before it comes back, by the journal alone, before any module code is loaded;
+where nothing served before, the host starts without it.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ def key_of(entry: Entry) -> ReleaseKey:
 
 
 def start_died(
-    before: Ledger, now: Ledger, ran: tuple[str, str] | None, *, by_itself: bool
+    before: Ledger, now: Ledger, ran: tuple[str, str] | None, *, no_module: bool
 ) -> StartDied | None:
     """What is to be recorded of a host that died before it had settled; None: nothing is.
 
     `before` is the ledger that it left, `now` the one in which its unfinished transaction and its probations were
-    counted; `ran` is the module whose code it ran, and what that did. `by_itself`: it left with an error of its own.
+    counted; `ran` is the module whose code it ran, and what that did. `no_module`: it left with an error of its own, or
+    died before it had run code of any module, so that no module can have ended it.
     """
-    if not before.running or not before.starts.settling or by_itself:
+    if not before.running or not before.starts.settling or no_module:
         return None
     entry = before.table.get(ran[0]) if ran is not None else None
     if ran is not None and entry is not None:

@@ -59,7 +59,8 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -
     with step("recovery.started"):
         book.write_now(HostStarted(os.getpid(), version))
     if evidence is not None and evidence.pid != before.starts.pid:
-        evidence = None  # of a host before that one: what it says was taken down then
+        # Of a host before that one: what it says was taken down then. That one never came to begin its own page.
+        evidence = Evidence(before.starts.pid, None, "", ended=False, loaded=False)
     unfinished = book.ledger.unfinished
     if unfinished is not None:
         end = _end_of(unfinished.id, evidence)
@@ -86,8 +87,8 @@ def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
 
 def _end_crash_loop(book: Book, before: Ledger, evidence: Evidence | None) -> None:
     ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
-    by_itself = evidence is not None and evidence.ended
-    died = start_died(before, book.ledger, ran, by_itself=by_itself)
+    no_module = evidence is not None and (evidence.ended or not evidence.loaded)
+    died = start_died(before, book.ledger, ran, no_module=no_module)
     if died is not None:
         with step("recovery.died"):
             book.write_now(died)

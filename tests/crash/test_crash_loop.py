@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.victim import Victim, voice
+from repo_store import failpoints
+from tests.crash.victim import Victim, kinds, voice
 from tests.stories.deployment import wait_until
 
 LETHAL = """
@@ -194,6 +195,31 @@ def test_a_host_that_is_killed_from_outside_accuses_nobody_that_has_lasted(victi
         victim.close()
 
 
+@pytest.mark.parametrize("point", ["recovery.started:after", "stage.sweep:before"])
+def test_a_host_that_dies_before_it_has_run_any_module_code_accuses_nobody(
+    victim: Victim, point: str
+) -> None:
+    """Of a release that has never lasted, too: out of memory, a full disk, an impatient service manager."""
+    deployed(victim, first=True)
+    victim.env = {failpoints.VARIABLE: "1"}
+    try:
+        for _ in range(4):
+            victim.aim(f"{point} 1 kill")
+            (victim.place.stage / ".tmp-left").mkdir(exist_ok=True)  # something to sweep
+            victim.host = victim.spawn()
+            wait_until(lambda: victim.dead, "it dies early", 30.0)
+            assert [each for each, _ in victim.trace()][-1] == point
+            victim.buried()
+        victim.calm()
+        victim.start()
+        assert victim.status()["quarantine"] == []
+        assert victim.ask("egg", "loaded").startswith("1.0.0")
+        assert victim.version("hen") == "1.1.0"
+        assert "StartDied" not in kinds(victim)
+    finally:
+        victim.close()
+
+
 def test_three_kills_accuse_nobody_that_has_served_for_a_while_since_its_switch(victim: Victim) -> None:
     """A release of last month that has never been started, and an impatient person: nothing goes back."""
     config = victim.place.config_file
@@ -216,20 +242,6 @@ def test_three_kills_accuse_nobody_that_has_served_for_a_while_since_its_switch(
 def lasted(found: list[str]) -> bool:
     """Whether the last commit is followed by the record that it has served for a while."""
     return "Served" in found[len(found) - found[::-1].index("Committed") :]
-
-
-def kinds(victim: Victim) -> list[str]:
-    """What kinds of fact the journal of a running host holds."""
-    import sqlite3
-    from contextlib import closing
-
-    with closing(sqlite3.connect(f"file:{victim.place.journal}?mode=ro", uri=True)) as journal:
-        return [
-            row[0]
-            for row in journal.execute(
-                "SELECT json_extract(CAST(fact AS TEXT), '$.kind') FROM journal ORDER BY seq"
-            )
-        ]
 
 
 def test_a_host_that_leaves_with_an_error_of_its_own_accuses_nobody(victim: Victim) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.control.client import ControlError
 from orchestrator.control.doctor.examine import examine
 from orchestrator.control.doctor.place import running_host
 from repo_store.locks import locks
@@ -90,8 +91,10 @@ class Runs:
             try:
                 left = mend_locks(victim)
                 side = check(victim, self._scenario)
-            except AssertionError as error:
-                raise AssertionError(f"after a kill of {whom} at call {when} ({at}): {error}") from error
+            except (AssertionError, ControlError) as error:
+                raise AssertionError(
+                    f"after a kill of {whom} at call {when} ({at}): {error}\n{victim.said()[-3000:]}"
+                ) from error
             self.ends[f"{side}{' after a lock was removed' if left else ''}"] += 1
 
     @contextmanager

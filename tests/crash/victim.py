@@ -5,7 +5,9 @@ The harness is that of `livetag selftest`; here it runs on modules that say whic
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +21,7 @@ from orchestrator.upgrade.ledger import Ledger
 from tests.git_fixtures import clean_environment
 from tests.stories.deployment import Deployment, wait_until
 
-__all__ = ["Scenario", "Served", "Victim", "run", "voice"]
+__all__ = ["Scenario", "Served", "Victim", "kinds", "run", "voice"]
 
 SETTLE_S = 0.3  # a start of a victim has lasted after this
 
@@ -83,6 +85,13 @@ def _told(victim: Victim) -> bool:
         return derived_equals_journal(victim)
     except ControlError:
         return False
+
+
+def kinds(victim: Victim) -> list[str]:
+    """What kinds of fact the journal of a running host holds, oldest first."""
+    with closing(sqlite3.connect(f"file:{victim.place.journal}?mode=ro", uri=True)) as journal:
+        rows = journal.execute("SELECT json_extract(CAST(fact AS TEXT), '$.kind') FROM journal ORDER BY seq")
+        return [row[0] for row in rows]
 
 
 def voice(version: str) -> str:

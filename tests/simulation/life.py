@@ -71,7 +71,8 @@ class Witness(BlackBox):
             return None
         running = self._page["running"]
         module, doing = running[-1] if running else (None, "")
-        return Evidence(self._page["pid"], module, doing, self._page["ended"], self._page["in_doubt"])
+        page = self._page
+        return Evidence(page["pid"], module, doing, page["ended"], page["in_doubt"], page["loaded"])
 
     def begin(self) -> None:
         self.open = True
@@ -80,7 +81,11 @@ class Witness(BlackBox):
     def _write(self, *, ended: bool = False) -> None:
         if self.open:
             self._page.update(
-                pid=os.getpid(), running=list(self._running), ended=ended, in_doubt=self._in_doubt
+                pid=os.getpid(),
+                running=list(self._running),
+                ended=ended,
+                in_doubt=self._in_doubt,
+                loaded=self._loaded,
             )
 
 
