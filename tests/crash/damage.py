@@ -35,9 +35,13 @@ class Yard:
         self._lost: set[Path] = set()
         self._expected: dict[str, str] = {}
         self._asked = dict.fromkeys(MODULES, 0)
-        self.deployment.start()
-        for _ in (1, 2):
-            self.pushed(*MODULES)
+        try:
+            self.deployment.start()
+            for _ in (1, 2):
+                self.pushed(*MODULES)
+        except BaseException:  # nobody has it yet who could close it
+            self.deployment.close()
+            raise
 
     # -- releases ----------------------------------------------------------------------------------------------------
 
