@@ -31,7 +31,8 @@ bench: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/benchmarks
 
 soak: $(READY)
-	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/crash tests/simulation tests/planted
+	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/simulation
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow tests/crash tests/planted tests/security
 
 # Done once, and again when pyproject.toml or PYTHON changes.
 $(READY): pyproject.toml .ci/venv
