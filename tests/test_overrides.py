@@ -50,6 +50,16 @@ def laid(
     return overrule(wishes(best, app), overrides, Sight(tags, best, bad, composed, table))
 
 
+def test_a_name_is_taken_from_a_module_that_serves_on_without_a_tag() -> None:
+    """Its tags are gone, and so is the composition that gave it the name: only what is in service says that it has it."""
+    table = altered(altered(TABLE, "rib", also=("front",)), "rib", enabled=False)
+    found = laid(override("bind", value="front"), tags=refs(counter_1_1_0="c2"), table=table)
+    assert found.wishes["counter"].also == ("front",)
+    assert found.wishes["rib"].also == ()
+    assert not found.wishes["rib"].enabled
+    assert found.wishes["rib"].commit_id == "c3"
+
+
 def altered(table: dict[str, Entry], name: str, **more: Any) -> dict[str, Entry]:
     return {**table, name: msgspec.structs.replace(table[name], **more)}
 

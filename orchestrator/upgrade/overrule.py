@@ -163,7 +163,7 @@ class _Wanted:
         same = (o.value in wish.also) == bound and entry is not None and (o.value in entry.also) == bound
         if same and self._owners(o.value) <= {o.module}:
             return "the tags ask for the same"
-        for name, other in self._wishes.items():
+        for name, other in [*self._wishes.items(), *self._untagged_owners(o.value)]:
             if o.value in other.also:
                 self._wishes[name] = replace(other, also=tuple(n for n in other.also if n != o.value))
         if bound:
@@ -171,6 +171,17 @@ class _Wanted:
         else:
             self._wishes[o.module] = replace(wish, also=tuple(n for n in wish.also if n != o.value))
         return ""
+
+    def _untagged_owners(self, name: str) -> list[tuple[str, Wish]]:
+        """Modules that serve on without a tag and have the name: they give it away, and else stay as they are."""
+        if self._sight.composed is not None:
+            return []  # what the composition does not name leaves
+        return [
+            (module, replace(wish, enabled=entry.enabled))
+            for module, entry in self._sight.table.items()
+            if name in entry.also and module not in self._wishes and module not in self._unloaded
+            if (wish := _untagged(entry)) is not None
+        ]
 
     def _owners(self, name: str) -> set[str]:
         """The modules that have the name, by the wishes or in the table."""
