@@ -31,8 +31,15 @@ class Drawing:
         self._world = world
         self._rng: random.Random = world.rng
         self._versions: dict[str, Version] = {}
+        own = random.Random(f"durable {world.seed}")  # noqa: S311  # worlds without are as they were
+        self._own = own
+        self._durable = {p for p in world.modules if own.random() < 0.5} if own.random() < 0.4 else set()
 
-    def spec(self) -> Spec:
+    def durable(self, package: str) -> bool:
+        """Mostly as its package is in this world."""
+        return bool(self._durable) and (package in self._durable) != (self._own.random() < 0.1)
+
+    def spec(self, package: str) -> Spec:
         rng = self._rng
         shape = Shape(
             rng.randint(1, STATE_VERSIONS),
@@ -47,6 +54,7 @@ class Drawing:
             slow_s=rng.choice((0.001, 0.01, 0.1)),
             drain_s=rng.choice((0.05, 0.5, 1.0)),
             mailbox=rng.choice((3, 1000)),
+            durable=self.durable(package),
         )
 
     def next_tag(self, package: str) -> str:
@@ -70,7 +78,7 @@ class Drawing:
     def push(self, life: Life) -> None:
         rng, world = self._rng, self._world
         packages = rng.sample(world.modules, rng.randint(1, min(3, len(world.modules))))
-        commit = world.origin.commit({package: self.spec() for package in sorted(packages)})
+        commit = world.origin.commit({package: self.spec(package) for package in sorted(packages)})
         for package in sorted(packages):
             name = self.next_tag(package)
             world.origin.tag(name, commit.id)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.upgrade.ledger import fold
+from tests.simulation.durable import waiting
 from tests.simulation.model import Wanted, desired
-from tests.simulation.watch import Line, Watcher, waiting
+from tests.simulation.watch import Line, Watcher
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -79,7 +80,7 @@ def _order(override: object) -> tuple[int, int]:
     return {"load": 0, "unload": 0, "swap": 1, "enable": 2, "disable": 2}.get(what, 3), seq
 
 
-def _messages(life: Life) -> None:  # noqa: C901  # the books, line by line
+def _messages(life: Life) -> None:  # the books, line by line
     """Accepted = handled + waiting + dead; nothing is in two of them but what failed (DESIGN P2)."""
     watch, dead, waits = life.watch, set[tuple[Line, int]](), set[tuple[Line, int]]()
     for letter in life.app.letters:
@@ -96,15 +97,15 @@ def _messages(life: Life) -> None:  # noqa: C901  # the books, line by line
         accounted = proxy.handled + proxy.dead + proxy.mailbox.dropped + len(proxy.mailbox.queue)
         if proxy.mailbox.accepted != accounted:
             watch.fail(f"{name} accepted {proxy.mailbox.accepted} messages and accounts for {accounted}")
-    for line, sent in watch.sent.items():
-        if line[0] != watch.epoch:
-            continue
-        for n in range(1, sent + 1):
-            done = n <= watch.last.get(line, 0) and (line, n) not in watch.skipped
-            places = done + ((line, n) in dead) + ((line, n) in waits)
-            if places != 1:
-                watch.fail(f"message {n} of {line}: handled {done}, dead or waiting {places - done}")
-                return
+    now = {
+        (line, n) for line, sent in watch.sent.items() for n in range(1, sent + 1) if line[0] == watch.epoch
+    }
+    for line, n in sorted(now | watch.units.owed):
+        done = n <= watch.last.get(line, 0) and (line, n) not in watch.skipped
+        places = done + ((line, n) in dead) + ((line, n) in waits)
+        if places != 1 and (line[0] == watch.epoch or line[2] in life.app.modules):
+            watch.fail(f"message {n} of {line}: handled {done}, dead or waiting {places - done}")
+            return
 
 
 def _history(life: Life) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.runtime.durability import Write
-from orchestrator.upgrade.durable_rows import Stored
+from orchestrator.upgrade.durable_rows import TABLES, Stored, read_rows, write_rows
 from orchestrator.upgrade.errors import JournalCorrupt
 from orchestrator.upgrade.journal import Item, Journal
 from orchestrator.upgrade.journal_file import GENESIS, Line, ModuleImage, chain
@@ -25,8 +26,12 @@ class Platter:
     lines: list[tuple[int, float, bytes, bytes]] = field(default_factory=list)
     images: dict[str, ModuleImage] = field(default_factory=dict)
     told: Callable[[Record], None] = lambda _record: None
+    rows: sqlite3.Connection | None = None  # of durable modules, once there was one
 
-    def take(self, lines: Sequence[Line]) -> None:
+    def take(self, lines: Sequence[Line], writes: Sequence[Write] = ()) -> None:
+        """A batch, whole."""
+        if writes:
+            self._take_rows(writes)
         for line in lines:
             record = line.record
             self.lines.append((record.seq, record.at, line.data, record.digest))
@@ -35,6 +40,22 @@ class Platter:
             for name in images_used(record.fact):
                 self.images.pop(name, None)
             self.told(record)
+
+    def _take_rows(self, writes: Sequence[Write]) -> None:
+        if self.rows is None:
+            self.rows = sqlite3.connect(":memory:", isolation_level=None)
+            self.rows.executescript(TABLES)
+        self.rows.execute("BEGIN")
+        write_rows(self.rows, writes)
+        self.rows.execute("COMMIT")
+
+    def stored(self) -> Stored:
+        """What durable modules have, read as a start reads it."""
+        return Stored() if self.rows is None else read_rows(self.rows)
+
+    def close(self) -> None:
+        if self.rows is not None:
+            self.rows.close()
 
 
 class DiskFailed(OSError):
@@ -59,17 +80,16 @@ class VirtualFile:
         return found
 
     def write(self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = ()) -> None:
-        assert not writes  # the modules of a world are in memory
         last = self._platter.lines[-1] if self._platter.lines else (0, 0.0, b"", GENESIS)
         assert (last[0], last[3]) == head
-        self._disk.written(self._platter, lines)
+        self._disk.written(self._platter, lines, writes)
 
     def images(self, saved: dict[str, int]) -> dict[str, ModuleImage]:
         assert {n: i.saved_seq for n, i in self._platter.images.items()} == saved
         return dict(self._platter.images)
 
     def stored(self) -> Stored:
-        return Stored()
+        return self._platter.stored()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -87,7 +107,7 @@ class Disk:
         self.breaks_at = ""  # it breaks when such a record is to be written
         self.at_once = False
 
-    def written(self, platter: Platter, lines: Sequence[Line]) -> None:
+    def written(self, platter: Platter, lines: Sequence[Line], writes: Sequence[Write]) -> None:
         """The moment that decides: on disk, or not; and whether anybody hears of it."""
         if self._loop.dead:
             raise DiskFailed("the process is dead")
@@ -96,7 +116,7 @@ class Disk:
         before = any(self._crash("before", line.record) for line in lines)
         if before or (self.broken and self._rng.random() < 0.7):
             self._failed("was not written")
-        platter.take(lines)
+        platter.take(lines, writes)
         if self.broken or any(self._crash("after", line.record) for line in lines):
             self._failed("was written, and could not be synced")
 

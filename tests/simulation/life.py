@@ -24,6 +24,7 @@ from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
+from orchestrator.upgrade.durable_store import DurableStore
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.image import newest_id
 from orchestrator.upgrade.incoming import Code, Incoming
@@ -46,6 +47,7 @@ from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import HostConfig, HostSection, ModuleManifest, TrialSection
 from tests.simulation.disk import Disk, VirtualFile, VirtualWriter
+from tests.simulation.durable import Unit
 from tests.simulation.loop import VirtualClock, VirtualLoop
 from tests.simulation.modules import Counter, Spec, blueprint
 from tests.simulation.refs import VirtualRepository
@@ -192,9 +194,13 @@ class Life:
         """A unit waits for another module."""
         others = [other for other in self.world.modules if other != name]
         with suppress(ModuleError):
-            await module.ask(self.rng.choice(others), "total", {}, timeout_s=1.0, returns=int)
+            other = self.rng.choice(others)
+            kept = self.app.keeps(other)
+            count: int = await module.ask(other, "total", {}, timeout_s=1.0, returns=int)
+            if kept and self.app.keeps(other) and not self.loop.dead:
+                self.watch.units.answered(other, count)
 
-    def forward(self, module: Counter, name: str, src: int, n: int) -> None:
+    def forward(self, module: Counter, name: str, src: int, n: int, unit: Unit) -> None:
         """Some messages make more of them, one hop far."""
         names = self.world.modules
         if src < 100 or n % 3:
@@ -205,6 +211,8 @@ class Life:
         with suppress(ModuleError):
             module.send(target, "tell", {"epoch": self.watch.epoch, "src": mine, "n": number})
             self.watch.accepted(mine, target)
+            if self.app.keeps(name) and self.app.keeps(target):
+                unit.sent.append(((self.watch.epoch, mine, target), number))
 
     # -- death ------------------------------------------------------------------------------------------------
 
@@ -214,7 +222,8 @@ class Life:
             return
         in_flight = self.writer.in_flight() if self.serving or self.starting else ()
         if in_flight and self.rng.random() < 0.5:
-            self.world.platter.take([item.line for item in in_flight if item.line is not None])
+            lines = [item.line for item in in_flight if item.line is not None]
+            self.world.platter.take(lines, [write for item in in_flight for write in item.writes])
         self.death = how
         model = self.watch.model
         phase = model.phase.get(model.unfinished, "") if model.unfinished is not None else ""
@@ -257,7 +266,9 @@ class Life:
         spec = self.world.origin.trees[folder.name]
         txn = 0 if self.starting else self.book.ledger.next_txn
         eye = Watcher(self, entry.name, entry.tree_id, spec, txn)
-        return Incoming(VirtualSource(self, spec), manifest.limits, {**entry.config, "eye": eye})
+        return Incoming(
+            VirtualSource(self, spec), manifest.limits, {**entry.config, "eye": eye}, manifest.durable
+        )
 
     async def _start(self) -> None:
         """As `_Host._serve` does, without sockets, signals and threads."""
@@ -267,16 +278,16 @@ class Life:
         close_the_past(self.book, "0", self.box.last())
         self.disk.at_once = False
         self.box.begin()
-        images = self.journal.load_images()
+        images, stored = self.journal.load_images(), self.journal.load_stored()
         self.repository = VirtualRepository(world.origin, self.rng)
         self.repository.on_history = self.watch.history
         await self.repository.sweep(needed_trees(self.book.ledger))
         await self.repository.let_go(needed_commits(self.book.ledger))
-        first = max(newest_id(images) + 1, int(self.clock.wall() * 1e6))
-        self.app = Application(self.clock, first_message_id=first)
+        first = max(newest_id(images) + 1, stored.newest_id + 1, int(self.clock.wall() * 1e6))
+        self.app = Application(self.clock, first_message_id=first, ahead=DurableStore(self.journal))
         self.app.ownership.begin()
         self.recovered: Recovered = await bring_back(
-            self.app, self.book, self.repository, images, CONFIG.trial, self.box, self.bring
+            self.app, self.book, self.repository, images, CONFIG.trial, self.box, self.bring, stored
         )
         self._settling = asyncio.ensure_future(self._host._settle(self.app, self.book))
         planner = Planner(self.app, self.repository, Environment("3.11.0", {}), prereleases=False)
@@ -364,9 +375,12 @@ class Life:
             for _ in itertools.repeat(None, count):
                 n = self.watch.next_number(src, target)
                 with suppress(ModuleError):
+                    kept = self.app.keeps(target)
                     await self.app.send(target, "tell", {"epoch": epoch, "src": src, "n": n}, timeout_s=1.0)
                     if not self.loop.dead:
                         self.watch.accepted(src, target, epoch)
+                        if kept and self.app.keeps(target):
+                            self.watch.units.owed.add(((epoch, src, target), n))
                 await self.clock_sleep(every_s)
                 if self.stopping:
                     return

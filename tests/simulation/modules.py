@@ -41,6 +41,7 @@ class Spec:
     slow_s: float = 0.01  # how long a unit, prepare and the trial may take
     drain_s: float = 1.0
     mailbox: int = 1000
+    durable: bool = False
 
     @property
     def bad(self) -> bool:
@@ -50,7 +51,7 @@ class Spec:
     @property
     def manifest(self) -> ModuleManifest:
         limits = Limits(load_s=2.0, drain_s=self.drain_s, pause_ms=5000.0, mailbox_messages=self.mailbox)
-        return ModuleManifest(limits=limits)
+        return ModuleManifest(limits=limits, durable=self.durable)
 
 
 class Eye(Protocol):

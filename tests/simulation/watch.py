@@ -19,6 +19,7 @@ from orchestrator.upgrade.records import (
     images_used,
 )
 from repo_store.history import DeploymentEntry
+from tests.simulation.durable import Unit, Units
 from tests.simulation.model import DiskModel
 from tests.simulation.modules import Counter, Poison, Spec
 
@@ -58,6 +59,7 @@ class Watch:
         self.handled = 0
         self.mirrors: dict[str, Mirror] = {}
         self.saved: dict[str, Mirror] = {}
+        self.units = Units(self)
         self.floor: dict[str, int] = {}  # module → the transaction whose version must handle, or a later one
         self.life: Life | None = None
         self.muted = False  # what a killed process would still do while it is taken apart is nothing
@@ -118,10 +120,13 @@ class Watch:
             if not returns and not any(life.world.origin.trees[tree].bad for tree in trees if tree):
                 self.fail(f"transaction {fact.txn} blames good releases: {fact.reason}")
 
-    def killed(self) -> None:
-        """What was in memory is gone; each module begins with what the last clean stop left, or anew."""
+    def killed(self, kept: Mapping[str, Mirror]) -> None:
+        """What was in memory is gone; each begins with what it has on disk (`kept`), with what a clean stop left, or anew."""
         self.epoch += 1
-        self.mirrors = {name: mirror.copy() for name, mirror in self.saved.items()}
+        self.mirrors = {**{name: mirror.copy() for name, mirror in self.saved.items()}, **kept}
+
+    def new_mirror(self) -> Mirror:
+        return Mirror()
 
     def mirror(self, name: str) -> Mirror:
         return self.mirrors.setdefault(name, Mirror())
@@ -168,6 +173,7 @@ class Watcher:
         self.txn = txn  # that brings it; 0: the start of the host
         self.served = False
         self.stopped = 0
+        self.unit: Unit
 
     # -- hooks ------------------------------------------------------------------------------------------------
 
@@ -203,6 +209,7 @@ class Watcher:
             return
         line = (epoch, src, self.name)
         self.watch.came(line, n)
+        self.unit = self.watch.units.begin(self.name, line, n)
         self._check_served(module)
         self._check_count(module, src)
         if module.token != self.name:
@@ -230,7 +237,8 @@ class Watcher:
         module.note(src)
         if module.row:
             mirror.rows[src] = mirror.rows.get(src, 0) + 1
-        self.life.forward(module, self.name, src, n)
+        self.unit.done, self.unit.row = True, bool(module.row)
+        self.life.forward(module, self.name, src, n, self.unit)
 
     def _check_count(self, module: Counter, src: int) -> None:
         mirror = self.watch.mirror(self.name)
@@ -258,10 +266,3 @@ class Watcher:
         for change in self.life.planned[self.txn]:
             if change.after is None or change.brings_code:
                 watch.floor[change.name] = self.txn
-
-
-def waiting(body: object) -> tuple[int, int, int] | None:
-    """Epoch, sender and number of a message that waits; None: not one of ours."""
-    if isinstance(body, dict) and {"epoch", "src", "n"} <= body.keys():
-        return body["epoch"], body["src"], body["n"]
-    return None

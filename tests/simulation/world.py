@@ -113,6 +113,8 @@ class World:
         except (Deadlock, Endless) as stuck:
             self.watch.fail(f"{type(stuck).__name__}: {stuck}")
         self.coverage.update(self.watch.model.seen)
+        self.coverage["durable"] += self.platter.rows is not None
+        self.platter.close()
         return Report(
             self.seed,
             self.watch.problems,
@@ -130,6 +132,7 @@ class World:
         """One run of the host; True: the last one, which has come to rest."""
         life = Life(self)
         self.watch.life, self.watch.floor = life, {}
+        self.watch.units.begin_life()
         self.coverage["lives"] += 1
         self.watch.note("a host starts")
         main: asyncio.Task[None] = life.loop.create_task(life.main(self._script))
@@ -154,8 +157,11 @@ class World:
         for error in life.loop.errors:
             self.watch.fail(f"on the loop: {error}")
         self.now = life.loop.time()
+        table = self.watch.model.table
+        must = {name for name, entry in table.items() if self.origin.trees[entry.tree_id].durable}
+        kept = self.watch.units.end_life(self.platter.stored(), must, clean=life.clean)
         if not life.clean:
-            self.watch.killed()
+            self.watch.killed(kept)
         self.watch.muted = True
         life.loop.throw_away()
         self.watch.muted = False
