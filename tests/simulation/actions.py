@@ -219,6 +219,7 @@ class Drawing:
         life.repository.failing = self._rng.randint(1, 4)
 
     def break_history(self, life: Life) -> None:
+        self._world.coverage["history failed"] += 1
         life.repository.history_failing = self._rng.randint(1, 3)
 
     async def wait(self, life: Life) -> None:

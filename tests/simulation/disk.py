@@ -123,6 +123,9 @@ class Disk:
     def _failed(self, what: str) -> None:
         raise DiskFailed(f"the batch {what}")
 
+    def happens(self, chance: float) -> bool:
+        return self._rng.random() < chance
+
     def delay_s(self) -> float:
         return self.slow_s * self._rng.random()
 
@@ -151,6 +154,16 @@ class VirtualWriter:
         elif not self._asked and not self._writing:
             self._asked = True
             self._loop.call_soon(self._begin)
+
+    def overtake(self) -> None:
+        """The writer is a thread: it may take what there is in the middle of a turn of the loop, and end it there, too."""
+        if self._disk.at_once or self._loop.dead:
+            return
+        if self._writing:
+            if self._disk.happens(0.05):
+                self._end()
+        elif self._asked and self._disk.happens(0.3):
+            self._begin()
 
     def join(self, timeout_s: float) -> None:
         """The last wake wrote all there was."""

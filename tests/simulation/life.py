@@ -20,14 +20,12 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError
-from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.durable_store import DurableStore
-from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.image import newest_id
-from orchestrator.upgrade.incoming import Code, Incoming
+from orchestrator.upgrade.incoming import Incoming
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.plan import Group
@@ -43,14 +41,14 @@ from orchestrator.upgrade.records import (
     RolledBack,
 )
 from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
-from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import HostConfig, HostSection, ModuleManifest, TrialSection
 from tests.simulation.disk import Disk, VirtualFile, VirtualWriter
 from tests.simulation.durable import Unit
 from tests.simulation.loop import VirtualClock, VirtualLoop
-from tests.simulation.modules import Counter, Spec, blueprint
+from tests.simulation.modules import Counter
 from tests.simulation.refs import VirtualRepository
+from tests.simulation.source import VirtualSource
 from tests.simulation.watch import Watch, Watcher
 
 if TYPE_CHECKING:
@@ -103,39 +101,9 @@ class VirtualJournal(Journal):
         self._life.note_append(fact)
         return ticket
 
-
-class VirtualSource:
-    """Where a version of a world comes from; the verdict of its trial is drawn with it."""
-
-    def __init__(self, life: Life, spec: Spec) -> None:
-        self._life = life
-        self._spec = spec
-
-    async def try_out(
-        self,
-        _state: tuple[int, bytes] | None,
-        _open_keys: Mapping[str, bytes],
-        _tables: Sequence[TableImage] = (),
-    ) -> TrialReport:
-        life, fault = self._life, self._spec.fault
-        await life.clock_sleep(self._spec.slow_s)
-        if fault == "trial":
-            raise TrialFailed("self_test", "the trial says no")
-        if fault == "trial hangs":
-            await life.clock_sleep(20.0)
-            raise TrialFailed("import", "the trial did not end within trial.time_s = 20")
-        if fault == "trial once" and life.rng.random() < 0.5:
-            raise TrialFailed("", "the child could not be started", "moment")
-        return TrialReport(b"", {}, lost=())
-
-    async def load(self) -> Code:
-        life, fault = self._life, self._spec.fault
-        await life.clock_sleep(self._spec.slow_s)
-        if fault == "import":
-            raise ModuleError("importing it raised ValueError")
-        if fault == "deadly import":
-            life.die("at an import")
-        return Code(blueprint(self._spec.shape), None, "counter:Counter")
+    def put(self, writes: Sequence[Write], number: int) -> None:
+        super().put(writes, number)
+        self._life.writer.overtake()
 
 
 class VirtualUpgrader(Upgrader):
