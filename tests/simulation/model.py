@@ -89,7 +89,7 @@ class DiskModel:
         if self.unfinished is not None:
             self.fail(f"transaction {fact.txn} begins while {self.unfinished} is unfinished")
         self.phase[fact.txn] = "planned"
-        self.seen["rollback by a person"] += fact.reverts is not None and fact.who == "ada"
+        self.seen["rollback by a person"] += fact.reverts is not None and "deaths" not in fact.who
         self.changes[fact.txn] = fact.changes
         for change in fact.changes:
             before, after = change.before, change.after

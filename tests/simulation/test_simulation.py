@@ -17,34 +17,36 @@ import pytest
 from tests.simulation.world import Report, World
 
 SEEDS = 2_000
-PARTS = 20
+PARTS = 5
 KEPT = Path(__file__).with_name("seeds.txt")
 
-#: What each hundred seeds must come through, or they have explored too little to say anything.
+#: What each 400 seeds must come through, or they have explored too little to say anything.
 EXPLORED_MIN = {
-    "Committed": 100,
-    "RolledBack release": 20,
-    "RolledBack moment": 10,
-    "RolledBack died": 8,
-    "Quarantined": 60,
-    "Overridden": 5,
-    "OverrideEnded": 2,
-    "ImageUsed": 10,
-    "Unchanged": 3,
-    "crash planned": 5,
-    "crash between": 20,
+    "Committed": 800,
+    "RolledBack release": 150,
+    "RolledBack moment": 100,
+    "RolledBack died": 100,
+    "Quarantined": 400,
+    "Lifted": 30,
+    "Overridden": 50,
+    "OverrideEnded": 20,
+    "Held": 10,
+    "rollback by a person": 5,
+    "StartDied": 40,
+    "ImageUsed": 100,
+    "Unchanged": 30,
+    "crash planned": 100,
+    "crash prepared": 20,
+    "crash committed": 10,
+    "crash between": 150,
+    "crash starting": 12,
+    "crash stopping": 20,
+    "disk failed": 12,
+    "in doubt": 3,
+    "history failed": 50,
+    "durable": 50,
+    "handled": 8_000,
 }
-#: And what only many do.
-EXPLORED_RARELY = (
-    "disk failed",
-    "in doubt",
-    "crash prepared",
-    "crash committed",
-    "crash starting",
-    "crash stopping",
-    "StartDied",
-    "Lifted",
-)
 
 
 def live_through(seeds: range | list[int]) -> tuple[list[Report], Counter[str]]:
@@ -70,13 +72,13 @@ def check(seeds: range | list[int]) -> Counter[str]:
     return coverage
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_hundred_worlds_keep_every_promise(part: int) -> None:
+def test_worlds_of_every_kind_keep_every_promise(part: int) -> None:
     each = SEEDS // PARTS
     coverage = check(range(part * each + 1, (part + 1) * each + 1))
     poor = {what: coverage[what] for what, least in EXPLORED_MIN.items() if coverage[what] < least}
     assert not poor, f"too little was explored: {poor}, of {dict(coverage)}"
-    assert coverage["handled"] > 2_000
 
 
 def test_seeds_that_have_failed_once_do_not_fail_again() -> None:
@@ -105,7 +107,8 @@ def test_many_worlds_keep_every_promise() -> None:
         f"\n{count:,} seeds from {first}: {len(failed)} failed; {dict(sorted(coverage.items()))}"
     )
     assert not failed, "\n\n".join(failed[:3])
-    assert count < 2_000 or all(coverage[what] for what in EXPLORED_RARELY), dict(coverage)
+    poor = {what: coverage[what] for what, least in EXPLORED_MIN.items() if coverage[what] < least}
+    assert count < 400 or not poor, f"too little was explored: {poor}, of {dict(coverage)}"
 
 
 def soak(first: int, count: int) -> tuple[list[str], Counter[str]]:
