@@ -46,9 +46,7 @@ STEPS: Final = (
     "refs.deployments",  # the branch and refs/live/*
     "history.object",
     "tags.object",
-    "recovery.started",
-    "recovery.rolled-back",
-    "recovery.died",
+    "recovery.started",  # with the end of what was under way, and what the host before died of
     "recovery.quarantined",
     "recovery.put-back",
     "recovery.image-used",

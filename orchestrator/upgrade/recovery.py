@@ -6,7 +6,7 @@ COMMITTED is the only decision: a transaction without it never happened. Doing t
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from loguru import logger
 
@@ -36,7 +36,9 @@ from orchestrator.upgrade.records import (
     Planned,
     Prepared,
     Quarantined,
+    Record,
     RolledBack,
+    StartDied,
 )
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import Bring, incoming_release
@@ -56,22 +58,45 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -
     `evidence` is what the host before this one was doing.
     """
     before = book.ledger
-    with step("recovery.started"):
-        book.write_now(HostStarted(os.getpid(), version))
     if evidence is not None and evidence.pid != before.starts.pid:
         # Of a host before that one: what it says was taken down then. That one never came to begin its own page.
         evidence = Evidence(before.starts.pid, None, "", ended=False, loaded=False)
-    unfinished = book.ledger.unfinished
-    if unfinished is not None:
-        end = _end_of(unfinished.id, evidence)
-        with step("recovery.rolled-back"):
-            book.write_now(end)
-        logger.warning("transaction {} is rolled back: {}", unfinished.id, end.reason)
-    elif before.running:
+    facts = _what_it_left(before, HostStarted(os.getpid(), version), evidence)
+    # One write: a start that is killed here is asked again what the host before it died of, or has taken it down.
+    with step("recovery.started"):
+        book.write_together(facts)
+    _say(facts, before)
+    _end_crash_loop(book)
+
+
+def _what_it_left(before: Ledger, started: HostStarted, evidence: Evidence | None) -> list[Fact]:
+    """The start, the end of the transaction under way, and what the host before this one died of."""
+    facts: list[Fact] = [started]
+    now = _after(before, started)
+    if now.unfinished is not None:
+        facts.append(_end_of(now.unfinished.id, evidence))
+        now = _after(now, facts[-1])
+    ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
+    no_module = evidence is not None and (evidence.ended or not evidence.loaded)
+    died = start_died(before, now, ran, no_module=no_module)
+    return facts if died is None else [*facts, died]
+
+
+def _after(ledger: Ledger, fact: Fact) -> Ledger:
+    """The ledger as it will be when the fact is recorded."""
+    return ledger.apply(Record(ledger.seq + 1, 0.0, fact, b""))
+
+
+def _say(facts: Sequence[Fact], before: Ledger) -> None:
+    if before.running and before.unfinished is None:
         logger.warning(
             "the host before this one died; in-memory state of its modules starts anew (DESIGN §6, P2)"
         )
-    _end_crash_loop(book, before, evidence)
+    for fact in facts:
+        if isinstance(fact, RolledBack):
+            logger.warning("transaction {} is rolled back: {}", fact.txn, fact.reason)
+        elif isinstance(fact, StartDied):
+            logger.warning("the host before this one died right after its start: {}", fact.how)
 
 
 def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
@@ -85,14 +110,7 @@ def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
     return RolledBack(txn, "the host died before the transaction was committed", "died")
 
 
-def _end_crash_loop(book: Book, before: Ledger, evidence: Evidence | None) -> None:
-    ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
-    no_module = evidence is not None and (evidence.ended or not evidence.loaded)
-    died = start_died(before, book.ledger, ran, no_module=no_module)
-    if died is not None:
-        with step("recovery.died"):
-            book.write_now(died)
-        logger.warning("the host before this one died right after its start: {}", died.how)
+def _end_crash_loop(book: Book) -> None:
     for fact in list(fatal_releases(book.ledger)):
         with step("recovery.quarantined"):
             book.write_now(fact)
