@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from math import ceil
 
 import pytest
 
@@ -78,7 +79,8 @@ def test_a_kill_at_every_durable_step_leaves_all_old_or_all_new(
     ends.update({"WRONG": len(wrong)} if wrong else {})
     record_property(f"{FIGURE}SIGKILL, {scenario.name}, {len(bases.golden(scenario))} points", dict(ends))
     assert wrong == []
-    assert ends["not reached"] <= len(points) // 10, "void: the runs differ too much from each other"
+    # Two records may share a sync in one run and not in the next; a part is some eight points, so one is the tenth.
+    assert ends["not reached"] <= ceil(len(points) / 10), "void: the runs differ too much from each other"
 
 
 @pytest.mark.slow
