@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.control.config import Deployment
-from orchestrator.control.doctor import journal, place, refs, repository, stage
+from orchestrator.control.doctor import journal, locks, place, refs, repository, stage
 from orchestrator.control.doctor.findings import Case, Check, Finding
 from repo_store.errors import StoreError
 
@@ -19,10 +19,9 @@ CHECKS: tuple[Check, ...] = (
     journal.journal,
     journal.transaction,
     journal.modules,
-    repository.locked,  # before what writes refs
+    locks.left,  # before what writes refs
     repository.store,
     refs.tags,
-    refs.locks,
     repository.history,
     repository.kept,
     repository.hooks,

@@ -1,8 +1,7 @@
-"""The refs of the repository: tags that are lost, and locks that nobody holds any more."""
+"""The refs of the repository: tags that are lost."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from repo_store.errors import StoreError
 from repo_store.refs import RefChange
 from repo_store.release import TagRef
 from repo_store.store import RepoStore
-
-STALE_S = 60.0  # Git holds a lock for the moment of one write
-FORGOTTEN_S = 3600.0
 
 
 def tags(case: Case) -> Iterator[Finding]:
@@ -67,35 +63,3 @@ class _Restore:
             old = now.object_id if now is not None else None  # packed, say
             opened.update_refs([RefChange(self._ref.tag.ref, self._object_id, old)], "repair")
         return f"wrote {self._ref.tag.name} again as it was last seen, at {self._object_id[:12]}"
-
-
-def locks(case: Case) -> Iterator[Finding]:
-    """Whether a lock was left behind by a Git that was killed, or by a power cut: what it locks cannot be written."""
-    store = case.deployment.store
-    now = time.time()
-    ages = {path: now - path.lstat().st_mtime for path in _lock_files(store)}
-    stale = {path: age for path, age in ages.items() if age > STALE_S}
-    for path, age in sorted(stale.items()):
-        forgotten = age > FORGOTTEN_S and not case.host_runs
-        what = f"{path} is {age / 60:.0f} minutes old: a Git that was killed left it, and nothing can write what it locks"
-        todo = "If no git runs in this repository (a push, a gc), remove it" + (
-            ": livetag doctor --repair." if forgotten else f": rm {path}"
-        )
-        yield Finding("locks", False, what, todo, _Unlock(path) if forgotten else None)
-    if not stale:
-        yield Finding("locks", True, "no lock of Git was left behind")
-
-
-def _lock_files(store: Path) -> list[Path]:
-    return [*store.glob("*.lock"), *store.glob("refs/**/*.lock")]
-
-
-class _Unlock:
-    """Removes one lock when called."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self) -> str:
-        self._path.unlink(missing_ok=True)
-        return f"removed {self._path}"

@@ -14,7 +14,6 @@ from orchestrator.upgrade.needed import needed_commits
 from repo_store.errors import StoreError
 from repo_store.git import GitDoor
 from repo_store.history import BRANCH, LIVE, History
-from repo_store.locks import STALE_S, age_s, git_at_work, locks, remove_stale
 from repo_store.refs import list_refs
 from repo_store.store import RepoStore
 
@@ -36,27 +35,6 @@ def store(case: Case) -> Iterator[Finding]:
         yield Finding("repository", False, str(error), todo)
     else:
         yield Finding("repository", True, "git fsck finds every object whole")
-
-
-def locked(case: Case) -> Iterator[Finding]:
-    """Whether a Git that was killed has left a lock file, which keeps a ref from ever moving."""
-    path = case.deployment.store
-    found = locks(path)
-    if not found or git_at_work(path):
-        yield Finding("locks", True, "no lock file was left in the repository")
-        return
-    names = ", ".join(str(each.relative_to(path)) for each in found[:3]) + (", ..." if len(found) > 3 else "")
-    what = f"{names}: left by a git that was killed, and until it is gone no push or deployment can move that ref"
-    if min(map(age_s, found)) < STALE_S:
-        yield Finding("locks", False, what, "In a minute, when none can be at work: livetag doctor --repair.")
-        return
-    todo = "Have it removed: livetag doctor --repair."
-    yield Finding("locks", False, what, todo, lambda: _unlock(path))
-
-
-def _unlock(path: Path) -> str:
-    gone = remove_stale(path)
-    return f"removed {len(gone)} lock files of {path}" if gone else "left the locks: a git has begun to work"
 
 
 def history(case: Case) -> Iterator[Finding]:
