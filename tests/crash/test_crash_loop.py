@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,13 +69,16 @@ LETHAL = """
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Victim:
+def victim(tmp_path: Path) -> Iterator[Victim]:
     made = Victim(tmp_path)
     made.calm()
     made.place.config_file.write_text(
         "[host]\nsettle_s = 60.0\n"
     )  # so that a slow machine counts no death too late
-    return made
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def deployed(victim: Victim, *, first: bool) -> Path:
