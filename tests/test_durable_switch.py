@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from orchestrator.runtime.durability import StateRow
 from orchestrator.upgrade.durable_switch import RECORDS_MAX
 from orchestrator.upgrade.ledger import fold
-from orchestrator.upgrade.records import Committed
+from orchestrator.upgrade.records import Committed, Prepared
 from orchestrator.upgrade.state_import import export_state, import_state
 from tests.durable_kit import COUNTER, Disk, Life, life, turns, until
 from tests.test_durable import records, state_of, waiting
@@ -327,6 +328,44 @@ def test_what_waits_for_the_disk_keeps_its_order_when_its_target_becomes_durable
             await deploying
             await it.settled()
             assert await it.app.ask("m", "got") == list(range(1, n + 20))
+
+    asyncio.run(story())
+
+
+def test_a_message_that_a_module_has_kept_in_memory_is_accepted_though_the_disk_failed(
+    tmp_path: Path,
+) -> None:
+    """It was sent to a durable module, which is one in memory when the disk fails: a sender told otherwise sends again."""
+
+    async def story() -> None:
+        disk = Disk()
+        async with life(tmp_path, disk=disk) as it:
+            await it.deploy("1.0.0", {"m": COUNTER}, durable={"m"})
+
+            seen, sent = threading.Event(), threading.Event()
+
+            def wait_with_prepared(lines: Sequence[Any], _writes: Sequence[Any]) -> None:
+                if any(isinstance(line.record.fact, Prepared) for line in lines):
+                    seen.set()
+                    assert sent.wait(20)
+
+            disk.watch = wait_with_prepared
+            deploying = asyncio.ensure_future(it.deploy("1.1.0", {"m": COUNTER}, durable=set()))
+            m = it.app.modules["m"]
+            await until(seen.is_set)
+            sends = [
+                asyncio.ensure_future(it.app.send("m", "add", {"n": n}, timeout_s=20.0)) for n in range(3)
+            ]
+            await turns(3)
+            disk.hold()  # PREPARED reaches the disk; the rows of the three, and COMMITTED, do not
+            sent.set()
+            await until(lambda: not m.keeps)
+            assert not any(send.done() for send in sends)
+            disk.fails = OSError("no room")
+            disk.go_on()
+            await asyncio.gather(*sends)  # accepted, each of them
+            await asyncio.gather(deploying, return_exceptions=True)  # in doubt
+            assert await it.app.ask("m", "got") == list(range(len(sends)))
 
     asyncio.run(story())
 

@@ -136,7 +136,9 @@ class Durable:
         try:
             await self._disk.settled()
         except DurabilityLost as error:
-            raise self.failed or error from None
+            if self.stores:
+                raise self.failed or error from None
+            return  # it is a module in memory by now, which has the message and serves on
         if self.failed is not None:
             raise self.failed
 
