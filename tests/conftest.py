@@ -13,7 +13,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # One of these begun as the last keeps one worker busy when the other has nothing left to take over.
-LONG = ("stories/test_load.py", "stories/test_crash.py", "stories/test_machine.py", "stories/test_soak.py")
+LONG = (
+    "simulation/test_simulation.py",
+    "stories/test_load.py",
+    "crash/test_machine.py",
+    "crash/test_syscalls.py",
+    "stories/test_machine.py",
+    "stories/test_soak.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

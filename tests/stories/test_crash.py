@@ -46,10 +46,12 @@ def release(deployment: Deployment, version: str) -> list[str]:
     return tags
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_kill_at_any_moment_leaves_all_old_or_all_new(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Wherever the clock aims. Each run of the tests kills at chosen steps and system calls instead (tests/crash)."""
     chance = random.Random(SEED)  # noqa: S311  # no secret
     assert deployment.push("main", *release(deployment, "1.0.0")).returncode == 0
     old = "1.0.0"
