@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.runtime.durability import StateRow
+from orchestrator.runtime.durability import LetterRow, StateRow
 from orchestrator.upgrade.durable_switch import RECORDS_MAX
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.records import Committed, Prepared
@@ -36,6 +36,9 @@ V1 = """
         def read(self, n: int) -> Any:
             return self.seen.get(n)
 """
+POISON = COUNTER.replace(
+    "@handles", 'def take_over(self, resources): raise ValueError("not now")\n\n        @handles', 1
+)
 V2 = """
     from typing import Any
     from livetag import Module, Table, handles
@@ -238,6 +241,65 @@ def test_a_module_becomes_durable_with_all_it_has_and_then_no_more(tmp_path: Pat
             after = it.killed(tmp_path)
         async with life(tmp_path, after) as it:
             assert await it.app.ask("a", "got") == []  # as a module in memory after a kill
+
+    asyncio.run(story())
+
+
+def test_the_dead_letters_of_a_module_that_becomes_durable_survive_a_kill_from_then_on(
+    tmp_path: Path,
+) -> None:
+    """Also of a module that was durable before: what it accepted then, and a version in memory failed on, is not lost."""
+
+    async def story() -> None:
+        disk = Disk(one_by_one=True)
+        async with life(tmp_path, disk=disk) as it:
+            await it.deploy("1.0.0", {"a": COUNTER, "b": COUNTER}, durable={"a"})
+            await it.deploy("1.1.0", {"a": COUNTER})
+            for n in (-1, -2, -3, -4):
+                await it.app.send("a", "add", {"n": n})
+            await it.app.send("b", "add", {"n": -5})
+            await until(lambda: len(it.letters) == 5)
+            assert it.stored().letters == []
+            taken = it.app.letters.take(it.letters[3].number)
+            outcome = await it.deploy("1.2.0", {"a": POISON}, durable={"a"})
+            assert outcome.result == "rolled_back"
+            assert not any(letter.durable for letter in it.letters)
+            decided: list[Committed] = []
+
+            def look(lines: Sequence[Any], writes: Sequence[Any]) -> None:
+                if any(isinstance(write, LetterRow) for write in writes):
+                    facts = [line.record.fact for line in lines]
+                    decided.extend(fact for fact in facts if isinstance(fact, Committed))
+
+            disk.watch = look
+            await it.deploy("1.3.0", {"a": COUNTER}, durable={"a"})
+            disk.watch = None
+            assert (len(decided), disk.seen) == (1, None)  # in one write with the decision
+            assert taken is not None
+            it.app.letters.put_back(taken, durable=it.app.modules["a"].keeps)
+            await it.app.drop(it.letters[1])
+            await it.settled()
+            kept = [letter.message.body for letter in it.stored().letters]
+            assert kept == [{"n": -1}, {"n": -3}, {"n": -4}]
+            after = it.killed(tmp_path)
+        async with life(tmp_path, after) as it:
+            assert [letter.message.body for letter in it.letters] == kept
+
+    asyncio.run(story())
+
+
+def test_a_letter_that_falls_out_while_its_module_becomes_durable_is_not_on_disk(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with life(tmp_path) as it:
+            await it.deploy("1.0.0", {"a": COUNTER})
+            await it.app.send("a", "add", {"n": -1})
+            await until(lambda: len(it.letters) == 1)
+            rows = it.app.letters.rows_of("a")
+            it.app.durability.put(rows)
+            it.app.letters.take(it.letters[0].number)
+            it.app.letters.written(rows)
+            await it.settled()
+            assert it.stored().letters == []
 
     asyncio.run(story())
 

@@ -71,21 +71,35 @@ class DeadLetters:
             self._gone(letter)
         return letter
 
-    def put_back(self, letter: DeadLetter) -> None:
-        """Put a letter back that was taken, and could not be given again."""
-        self._letters[letter.number] = letter
-        if letter.durable:
-            self._write(letter)
+    def put_back(self, letter: DeadLetter, *, durable: bool) -> None:
+        """Put a letter back that was taken, and could not be given again; `durable`: its module is so now."""
+        wanted = (letter.durable or durable) and self._disk is not None
+        kept = wanted and self._write(letter)
+        self._letters[letter.number] = msgspec.structs.replace(letter, durable=kept)
+
+    def rows_of(self, module: str) -> list[LetterRow]:
+        """What there is to write of a module that becomes durable: its letters that are in memory alone.
+
+        A body that is no plain data cannot be kept. Once they are queued, `written` has to be told.
+        """
+        mine = (each for each in self._letters.values() if each.module == module and not each.durable)
+        return [row for letter in mine if (row := _row(letter)) is not None]
+
+    def written(self, rows: Iterable[LetterRow]) -> None:
+        """These are on disk from now on; one that has fallen out at the end meanwhile leaves again."""
+        for row in rows:
+            letter = self._letters.get(row.number)
+            if letter is not None:
+                self._letters[row.number] = msgspec.structs.replace(letter, durable=True)
+            elif self._disk is not None:
+                self._disk.add(LetterGone(row.number))
 
     def _write(self, letter: DeadLetter) -> bool:
-        """Whether it can be kept: a body that is no plain data cannot."""
-        try:
-            data = encode_message(letter.message)
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            return False
-        if self._disk is not None:
-            self._disk.add(LetterRow(letter.number, letter.module, data, letter.reason, letter.at))
-        return True
+        """Whether it can be kept."""
+        row = _row(letter)
+        if row is not None and self._disk is not None:
+            self._disk.add(row)
+        return row is not None
 
     def _gone(self, letter: DeadLetter) -> None:
         if letter.durable and self._disk is not None:
@@ -96,3 +110,12 @@ class DeadLetters:
         for letter in letters:
             self._letters[letter.number] = letter
             self._next = max(self._next, letter.number + 1)
+
+
+def _row(letter: DeadLetter) -> LetterRow | None:
+    """As it is written; None: its body is no plain data."""
+    try:
+        data = encode_message(letter.message)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return LetterRow(letter.number, letter.module, data, letter.reason, letter.at)

@@ -257,7 +257,7 @@ class ModuleProxy:
         if self.durable is not None:
             self.durable.withdrawn(message)
         if letter is not None:
-            self.app.letters.put_back(letter)
+            self.app.letters.put_back(letter, durable=self.keeps)
         self.app.durability.end()
 
     def replace_oldest(self, message: Message) -> bool:

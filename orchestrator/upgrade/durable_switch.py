@@ -1,6 +1,7 @@
 """A durable module in a switch: what is written with COMMITTED, in the same write (DESIGN §7.6).
 
-The state in the schema of the version that comes; of a module that becomes durable, its Tables and what waits for it, too.
+The state in the schema of the version that comes; of a module that becomes durable, its Tables, its dead letters and what
+waits for it, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.durability import Forget, InboxRow, StateRow, Write
+from orchestrator.runtime.durability import Forget, InboxRow, LetterRow, StateRow, Write
 from orchestrator.runtime.durable import all_rows, check_size, record_row
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
@@ -36,6 +37,7 @@ class DurableSide:
         self.before = proxy.keeps
         self.after = incoming is not None and incoming.durable
         self._state = b""
+        self._letters: list[LetterRow] = []  # those that it has had in memory
 
     @property
     def _rows_are_there(self) -> bool:
@@ -81,9 +83,11 @@ class DurableSide:
         proxy, name = self._proxy, self._proxy.name
         waiting = [*proxy.mailbox.queue, *(late for late, _ in proxy.mailbox.late)]
         waiting += self._kept.messages if self._kept is not None else ()
+        self._letters = proxy.app.letters.rows_of(name)
         return [
             Forget(name),
             *all_rows(name, tables.stores),
+            *self._letters,
             *(self._row(m) for m in waiting if m.reply is None and m.type[:1] != TIMER_MARK),
         ]
 
@@ -103,6 +107,7 @@ class DurableSide:
         proxy = self._proxy
         if self.after:
             proxy.become_durable(self._package, self._state)
+            proxy.app.letters.written(self._letters)
         elif self.before and proxy.durable is not None:
             proxy.durable.let_go()
 
