@@ -47,7 +47,7 @@ def laid(
 ) -> Overruled:
     best = desired(tags, bad, prereleases=False)
     composed = None if app is None else app.modules.keys()
-    return overrule(wishes(best, app), overrides, Sight(tags, best, bad, composed, table))
+    return overrule(wishes(best, app, bad), overrides, Sight(tags, best, bad, composed, table))
 
 
 def test_a_name_is_taken_from_a_module_that_serves_on_without_a_tag() -> None:
@@ -58,6 +58,32 @@ def test_a_name_is_taken_from_a_module_that_serves_on_without_a_tag() -> None:
     assert found.wishes["rib"].also == ()
     assert not found.wishes["rib"].enabled
     assert found.wishes["rib"].commit_id == "c3"
+
+
+def test_a_name_that_the_composition_gives_away_leaves_a_module_of_which_nothing_good_is_left() -> None:
+    """Its tags are gone, and the commit of the composition is in quarantine for it: it serves on, without the name."""
+    app = AppManifest(modules={"counter": ModuleSpec(also=("front",)), "rib": ModuleSpec()})
+    tags, bad = refs(counter_1_1_0="c2", app_1_0_0="c4"), {("rib", "c4")}
+    table = altered(TABLE, "rib", also=("front", "back"))
+    found = laid(app=app, tags=tags, table=table, bad=bad)
+    assert found.wishes["counter"].also == ("front",)
+    assert (found.wishes["rib"].also, found.wishes["rib"].commit_id) == (("back",), "c3")
+    assert found.given.keys() == {"counter"}  # what is said of it is not held against what it keeps
+    disabled = laid(override("disable", "rib", against=None), app=app, tags=tags, table=table, bad=bad)
+    assert (disabled.wishes["rib"].also, disabled.wishes["rib"].enabled) == (("back",), False)
+    bound = laid(override("bind", "rib", "front", against=None), app=app, tags=tags, table=table, bad=bad)
+    assert (bound.wishes["rib"].also, bound.wishes["counter"].also) == (("back", "front"), ())
+    as_it_is = altered(TABLE, "rib", also=("back",))
+    assert "rib" not in laid(app=app, tags=tags, table=as_it_is, bad=bad).wishes
+    unloaded = laid(override("unload", "rib", against=None), app=app, tags=tags, table=table, bad=bad)
+    assert "rib" not in unloaded.wishes
+
+
+def test_a_new_module_takes_its_name_from_a_module_that_serves_on_without_a_tag() -> None:
+    table = altered(TABLE, "rib", also=("front",))
+    found = laid(tags=refs(counter_1_1_0="c2", front_1_0_0="c5"), table=table)
+    assert found.wishes["rib"].also == ()
+    assert found.wishes["front"].commit_id == "c5"
 
 
 def altered(table: dict[str, Entry], name: str, **more: Any) -> dict[str, Entry]:

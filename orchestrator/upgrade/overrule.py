@@ -67,6 +67,7 @@ class _Wanted:
         self._given = wishes
         self._wishes = dict(wishes)
         self._sight = sight
+        self._untagged = _untagged_wishes(wishes, sight.table)
         self._loaded: set[str] = set()
         self._unloaded: set[str] = set()
         self._holding: list[Override] = []
@@ -77,7 +78,7 @@ class _Wanted:
         composed, table = self._sight.composed, self._sight.table
         stay = set(table) if composed is None else {*composed, *self._loaded}
         leaving = frozenset(name for name in table if name not in stay or name in self._unloaded)
-        wishes = {name: wish for name, wish in self._wishes.items() if name not in leaving}
+        wishes = {n: wish for n, wish in {**self._yielding(), **self._wishes}.items() if n not in leaving}
         return Overruled(wishes, self._given, leaving, tuple(self._holding), tuple(self._ended))
 
     def lay(self, override: Override) -> None:
@@ -109,7 +110,7 @@ class _Wanted:
     def _apply(self, o: Override) -> str:
         if o.key[1] == PRESENCE:
             return self._lay_presence(o)
-        wish = self._wishes.get(o.module) or _untagged(self._sight.table.get(o.module))
+        wish = self._wishes.get(o.module) or self._untagged.get(o.module)
         if wish is None or o.module in self._unloaded:
             return ""
         if o.what == "swap":
@@ -163,7 +164,7 @@ class _Wanted:
         same = (o.value in wish.also) == bound and entry is not None and (o.value in entry.also) == bound
         if same and self._owners(o.value) <= {o.module}:
             return "the tags ask for the same"
-        for name, other in [*self._wishes.items(), *self._untagged_owners(o.value)]:
+        for name, other in {**self._serving_on(), **self._wishes}.items():
             if o.value in other.also:
                 self._wishes[name] = replace(other, also=tuple(n for n in other.also if n != o.value))
         if bound:
@@ -172,16 +173,19 @@ class _Wanted:
             self._wishes[o.module] = replace(wish, also=tuple(n for n in wish.also if n != o.value))
         return ""
 
-    def _untagged_owners(self, name: str) -> list[tuple[str, Wish]]:
-        """Modules that serve on without a tag and have the name: they give it away, and else stay as they are."""
-        if self._sight.composed is not None:
-            return []  # what the composition does not name leaves
-        return [
-            (module, replace(wish, enabled=entry.enabled))
-            for module, entry in self._sight.table.items()
-            if name in entry.also and module not in self._wishes and module not in self._unloaded
-            if (wish := _untagged(entry)) is not None
-        ]
+    def _serving_on(self) -> dict[str, Wish]:
+        """The modules that serve on though nothing asks for them, as they are but for names that others have now."""
+        table = self._sight.table
+        return {
+            name: replace(wish, enabled=table[name].enabled)
+            for name, wish in self._untagged.items()
+            if name not in self._wishes and name not in self._unloaded
+        }
+
+    def _yielding(self) -> dict[str, Wish]:
+        """Those of them that give a name away: else the switch would find two modules of one name."""
+        table = self._sight.table
+        return {n: wish for n, wish in self._serving_on().items() if set(wish.also) != set(table[n].also)}
 
     def _owners(self, name: str) -> set[str]:
         """The modules that have the name, by the wishes or in the table."""
@@ -189,12 +193,19 @@ class _Wanted:
         return wished | {m for m, entry in self._sight.table.items() if name in entry.also}
 
 
-def _untagged(entry: Entry | None) -> Wish | None:
-    """What the refs would have to ask for to keep a module that they do not ask for any more as it is."""
-    ref = _ref_of(entry) if entry is not None else None
-    if entry is None or ref is None:
-        return None
-    return Wish(entry.name, entry.package, ref, entry.config, entry.also)
+def _untagged_wishes(wishes: Mapping[str, Wish], table: Mapping[str, Entry]) -> dict[str, Wish]:
+    """What the refs would have to ask for to keep the modules that they ask for no more as they are.
+
+    A name that they give to another module is that one's.
+    """
+    taken = {name for wish in wishes.values() for name in (wish.name, *wish.also)}
+    return {
+        name: Wish(
+            name, entry.package, ref, entry.config, tuple(each for each in entry.also if each not in taken)
+        )
+        for name, entry in table.items()
+        if name not in wishes and (ref := _ref_of(entry)) is not None
+    }
 
 
 def _ref_of(entry: Entry) -> TagRef | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.records import (
@@ -160,24 +160,31 @@ def desired(
     staying = {name: Wanted.of(entry) for name, entry in table.items()}
     if "app" not in best:
         asked = {p: Wanted(p, ref.commit_id or "", {}) for p, ref in best.items()}
-        wanted = {**staying, **asked}
+        wanted = {**_without_names_of(asked, staying), **asked}
     else:
         app_commit = best["app"].commit_id or ""
         composition = origin.commits[app_commit].app
         assert isinstance(composition, AppManifest), "a composition that cannot be read is in force"
-        wanted = {}
+        wanted, as_it_is = {}, set()
         for name, spec in composition.modules.items():
             package = spec.package or name
             ref = best.get(package)
             commit = ref.commit_id or "" if ref is not None else app_commit
             if ref is None and (package, app_commit) in quarantine:
-                if name in staying:
-                    wanted[name] = staying[name]
+                as_it_is.add(name)
                 continue
             wanted[name] = Wanted(package, commit, spec.config, frozenset(spec.also), spec.enabled)
+        left = {name: each for name, each in staying.items() if name in as_it_is}
+        wanted.update(_without_names_of(wanted, left))
     for override in overrides:
         _lay(override, wanted, staying, best, origin)
     return wanted
+
+
+def _without_names_of(asked: Mapping[str, Wanted], staying: Mapping[str, Wanted]) -> dict[str, Wanted]:
+    """What stays as it is, but for the names that another module is to have."""
+    taken = frozenset(asked).union(*(each.also for each in asked.values()))
+    return {name: replace(each, also=each.also - taken) for name, each in staying.items()}
 
 
 def _lay(  # noqa: C901  # one case for each command
