@@ -17,6 +17,7 @@ from orchestrator.upgrade.records import (
     HostStarted,
     Planned,
     Prepared,
+    Quarantined,
     Record,
     Served,
     Settled,
@@ -67,6 +68,13 @@ def test_what_has_lasted_before_is_accused_later(
     else:
         assert not accused(facts, unknown_max - 1, ())
         assert accused(facts, unknown_max, ())
+
+
+def test_what_is_in_quarantine_and_serves_still_is_not_spared() -> None:
+    """The host died between a person's `rollback`, which quarantines first, and what puts the release before back."""
+    facts = [*BROUGHT, HostStarted(1, "1"), Quarantined(*KEY, NEW.tag, "rolled back by hand")]
+    assert not accused(facts, 2, ())
+    assert accused(facts, 3, ())
 
 
 @pytest.mark.parametrize("no_module", [False, True])

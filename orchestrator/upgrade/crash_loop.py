@@ -90,10 +90,12 @@ def _quarantined(ledger: Ledger, key: ReleaseKey, reason: str, *, fatal: bool) -
 
 
 def _newest_unproven(ledger: Ledger, spared: frozenset[ReleaseKey]) -> list[ReleaseKey]:
-    """What the newest transaction brought that serves and has never lasted; it moved together, so it goes together."""
-    unproven = (
-        {key_of(e) for e in ledger.table.values()} - ledger.starts.proven - spared - set(ledger.quarantine)
-    )
+    """What the newest transaction brought that serves and has never lasted; it moved together, so it goes together.
+
+    What a person or a verdict has quarantined meanwhile is not spared: until its rollback is committed it still serves.
+    """
+    ended = {key for key, held in ledger.quarantine.items() if held.fatal}
+    unproven = {key_of(e) for e in ledger.table.values()} - ledger.starts.proven - spared - ended
     for view in _committed(ledger):
         keys = {key_of(c.after) for c in view.changes if c.after is not None} & unproven
         if keys:
