@@ -55,15 +55,17 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TURNS_MAX = 60_000
+UNSEEN = 0.3  # of the deaths: nothing is left that tells whose code ran
 CONFIG = HostConfig(host=HostSection(drain_s=3.0, settle_s=5.0))
 
 
 class Witness(BlackBox):
-    """The black box on a page of the world."""
+    """The black box on a page of the world: what a process that is dead would still note is not on it."""
 
-    def __init__(self, page: dict[str, Any]) -> None:
+    def __init__(self, page: dict[str, Any], loop: VirtualLoop) -> None:
         super().__init__()
         self._page = page
+        self._loop = loop
         self.open = False
 
     def last(self) -> Evidence | None:
@@ -78,8 +80,12 @@ class Witness(BlackBox):
         self.open = True
         self._write()
 
+    def tells_nothing(self) -> None:
+        """What killed the host was a thread that a module had left behind: no unit of anybody was running."""
+        self._page.update(running=[])
+
     def _write(self, *, ended: bool = False) -> None:
-        if self.open:
+        if self.open and not self._loop.dead:
             self._page.update(
                 pid=os.getpid(),
                 running=list(self._running),
@@ -147,7 +153,7 @@ class Life:
         self.producers: set[asyncio.Task[None]] = set()
         self.death = ""
         self._host = _Host(Deployment(Path("/nowhere")), CONFIG)
-        self.box = self._host._box = Witness(world.page)
+        self.box = self._host._box = Witness(world.page, self.loop)
 
     # -- for the watchers -------------------------------------------------------------------------------------
 
@@ -201,6 +207,8 @@ class Life:
         self.world.coverage[f"crash {place}"] += 1
         self.watch.note(f"DIES {how} ({place})")
         self.loop.dead = True
+        if self.world.witness.random() < UNSEEN:
+            self.box.tells_nothing()
 
     def _crashes(self, side: str, record: Record) -> bool:
         if self.loop.dead or not self.world.crash_due(side, record):

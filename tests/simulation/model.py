@@ -21,6 +21,7 @@ from orchestrator.upgrade.records import (
     Quarantined,
     Record,
     RolledBack,
+    StartDied,
     Unchanged,
 )
 from repo_store.manifest import AppManifest
@@ -50,7 +51,7 @@ class DiskModel:
     def unfinished(self) -> int | None:
         return next((txn for txn, phase in self.phase.items() if phase in {"planned", "prepared"}), None)
 
-    def take(self, record: Record) -> None:  # noqa: C901  # one line for each kind
+    def take(self, record: Record) -> None:  # noqa: C901, PLR0912  # one line for each kind
         fact = record.fact
         self.seq += 1
         if record.seq != self.seq:
@@ -82,6 +83,8 @@ class DiskModel:
         elif isinstance(fact, Lifted):
             self.quarantine.discard((fact.package, fact.commit_id))
             self.died.pop((fact.package, fact.commit_id), None)
+        elif isinstance(fact, StartDied):
+            self.seen["StartDied named"] += bool(fact.releases)
         elif isinstance(fact, (HostStarted, HostStopped)):
             self.running = isinstance(fact, HostStarted)
 

@@ -67,6 +67,7 @@ class World:
         self.watch = Watch(keep_all=keep_all)
         self.platter = Platter(told=self.watch.record)
         self.page: dict[str, Any] = {}
+        self.witness = random.Random(f"witness {seed}")  # noqa: S311  # worlds without are as they were
         self.coverage: Counter[str] = Counter()
         self.crash_at: tuple[str, str, int] | None = None
         self.bursts = 0
@@ -210,12 +211,14 @@ class World:
 
 @contextmanager
 def virtual(life: Life) -> Iterator[None]:
-    """Within the block the product's stop-watches, and the number of processors, are the world's."""
+    """Within the block the product's stop-watches, the number of processors and the pid are the world's."""
     before = {module: module.perf_counter for module in (application, pump, quiesce, slices, table_sweep)}
-    cpus, giving = os.cpu_count, vars(lookout)["giving_way"]
+    cpus, pid, giving = os.cpu_count, os.getpid, vars(lookout)["giving_way"]
+    lives = life.world.coverage["lives"]
     for module in before:
         module.perf_counter = life.loop.perf_counter  # type: ignore[attr-defined]
     os.cpu_count = lambda: 2
+    os.getpid = lambda: 1000 + lives
     vars(lookout)["giving_way"] = _nothing_to_give_way_to
     logger.disable("orchestrator")
     try:
@@ -223,7 +226,7 @@ def virtual(life: Life) -> Iterator[None]:
     finally:
         for module, counter in before.items():
             module.perf_counter = counter  # type: ignore[attr-defined]
-        os.cpu_count, vars(lookout)["giving_way"] = cpus, giving
+        os.cpu_count, os.getpid, vars(lookout)["giving_way"] = cpus, pid, giving
         logger.enable("orchestrator")
 
 
