@@ -112,6 +112,7 @@ class OneByOne:
         if not self._closed:
             self.wake()
             self._closed = True
+            self._journal.close_file()
 
 
 class ClassSource:

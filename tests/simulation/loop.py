@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import inspect
 import random
 import warnings
 from collections import deque
@@ -141,7 +142,16 @@ def _close(task: asyncio.Task[Any]) -> None:
         warnings.catch_warnings(),
     ):  # a dead process raises nothing, and warns of nothing
         warnings.simplefilter("ignore")
-        task.get_coro().close()
+        _close_given(task.get_coro())
+
+
+def _close_given(coroutine: Any) -> None:
+    """Close a coroutine, and those it was given: one that never ran keeps them (from Python 3.12 on) until it is freed."""
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        for given in inspect.getcoroutinelocals(coroutine).values():
+            if inspect.iscoroutine(given):
+                _close_given(given)
+    coroutine.close()
 
 
 class VirtualClock:
