@@ -106,7 +106,7 @@ class _Host:
         return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
-        close_the_past(book, _version(), self._box.last())
+        close_the_past(book, _version(), self._box.last(), self._box.run)
         self._box.begin()
         images, stored = book.journal.load_images(), book.journal.load_stored()
         repository = Repository(
@@ -167,11 +167,14 @@ class _Host:
     async def _settle(self, app: Application, book: Book) -> None:
         """Record that what the host started with does not end it, once it has served for a while, and later switches too."""
         seen = book.ledger.next_txn
+        began = {n: e for n, e in book.ledger.table.items() if n not in _not_loaded(app, book)}
         await sleep_until(app.clock, app.clock.now() + self._config.host.settle_s)
         self._box.unwatch()
         with suppress(JournalFailed):
+            # What came a moment ago has lasted through no start, and what could not be loaded through none either.
+            others = (n for n, e in book.ledger.table.items() if began.get(n) != e)
             with step("recovery.settled"):
-                await book.write(Settled())
+                await book.write(Settled(tuple(sorted(others))))
             await self._note_what_served(app, book, seen)
 
     async def _note_what_served(self, app: Application, book: Book, seen: int) -> None:
@@ -181,7 +184,7 @@ class _Host:
             await sleep_until(app.clock, app.clock.now() + max(self._config.host.settle_s, SERVED_S))
             now = book.ledger.next_txn
             if before == now != seen and book.ledger.unfinished is None:
-                await book.write(Served())
+                await book.write(Served(_not_loaded(app, book)))
                 seen = now
 
     def _watch(self, upgrader: Upgrader) -> TagMonitor:
@@ -251,6 +254,11 @@ class _Host:
             for proxy in app.modules.values():
                 await proxy.close("the host stopped")
             return False, take_image(app, book.ledger.table)
+
+
+def _not_loaded(app: Application, book: Book) -> tuple[str, ...]:
+    """The modules of the table of which no code is loaded: they could not come back."""
+    return tuple(sorted(n for n in book.ledger.table if n not in app.modules))
 
 
 def _describer(limits: TrialSection) -> Describe:

@@ -1,14 +1,16 @@
 """Which module's code runs: kept where it outlives the process, so that a start can tell who ended the host before it.
 
-The journal decides; this is only a witness, and is believed only by the run that follows. It is a page of a file, written
-without a sync: what a killed process has written is there for the next one. A machine that has lost its power is another
-matter, and no module's fault: a mark from before a boot counts for nothing.
+The journal decides; this is only a witness, and is believed only by the run that follows: run and page bear one id, for
+in a container every host has pid 1. It is a page of a file, written without a sync: what a killed process has written is
+there for the next one. A machine that has lost its power is another matter, and no module's fault: a mark from before a boot
+accuses nobody. Nor does one that was copied here with a deployment: the host that wrote it may well live.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +30,8 @@ class Evidence:
     """What the last host to run was doing: its pid, and the module whose code it had entered last, if any.
 
     `ended`: it left by itself (an error that it has told), so nobody killed it. `loaded`: code of some module has run in
-    it, so a module may have ended it though none is named.
+    it, so a module may have ended it though none is named. `rebooted`: the machine was started anew since, `copied`: that
+    host ran in another directory, of which this one is a copy; neither names a module then.
     """
 
     pid: int
@@ -37,13 +40,21 @@ class Evidence:
     ended: bool
     in_doubt: int | None = None  # the transaction whose COMMITTED it could not write
     loaded: bool = True
+    run: str = ""  # of a page of an older livetag
+    rebooted: bool = False
+    copied: bool = False
 
 
 class BlackBox:
-    """The page of one deployment; without a path it keeps nothing. No method raises: a witness must not do harm."""
+    """The page of one deployment; without a path it keeps nothing. No method raises: a witness must not do harm.
+
+    `run` is the id of this run of a host.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
+        self.run = uuid.uuid4().hex
         self._path = path
+        self._place = os.path.realpath(path) if path is not None else ""
         self._file: int | None = None
         self._running: list[tuple[str, str]] = []
         # Weak: a version that leaves service meanwhile must be gone then.
@@ -56,12 +67,22 @@ class BlackBox:
         """What the host before this one left; None if there is nothing that could be believed."""
         try:
             found = json.loads(self._path.read_bytes()) if self._path is not None else {}
-            if found.get("boot") != self._boot:
-                return None
+            rebooted = found["boot"] != self._boot
+            copied = found.get("place", self._place) != self._place
             module, doing = found["running"][-1] if found["running"] else (None, "")
-            doubt = found.get("in_doubt")
-            loaded = bool(found.get("loaded", True))
-            return Evidence(int(found["pid"]), module, str(doing), bool(found["ended"]), doubt, loaded)
+            if rebooted or copied:
+                module, doing = None, ""
+            return Evidence(
+                int(found["pid"]),
+                module,
+                str(doing),
+                bool(found["ended"]),
+                found.get("in_doubt"),
+                bool(found.get("loaded", True)),
+                str(found.get("run", "")),
+                rebooted,
+                copied,
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -136,7 +157,9 @@ class BlackBox:
             return
         said = {
             "boot": self._boot,
+            "place": self._place,
             "pid": os.getpid(),
+            "run": self.run,
             "running": self._running[-20:],
             "ended": ended,
             "in_doubt": self._in_doubt,

@@ -143,7 +143,7 @@ class _Draft:
         try:
             self._check_order(record)
             self._take(record.fact, record)
-            self.starts = self.starts.after(record.fact, self.table)
+            self.starts = self.starts.after(record.fact, self.table, record.at)
         except IllegalTransition as error:
             kind = type(record.fact).__name__
             raise IllegalTransition(
@@ -313,7 +313,7 @@ class _Draft:
 
     @_take.register
     def _host_started(self, fact: facts.HostStarted, record: Record) -> None:  # noqa: ARG002
-        if self.running:
+        if self.running and not fact.copied:
             # It died. Whatever was in probation is suspect; an unfinished transaction is counted when
             # recovery writes its RolledBack, so that it is counted once.
             suspects = {name for txn in self.probations for name in self.transactions[txn].probation}

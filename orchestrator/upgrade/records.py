@@ -220,10 +220,15 @@ class TagRefused(_Fact, frozen=True, tag=True):
 
 
 class HostStarted(_Fact, frozen=True, tag=True):
-    """A host took the deployment; written before any module code is loaded."""
+    """A host took the deployment; written before any module code is loaded.
+
+    `run` is the id of this run. `copied`: the deployment is a copy of one in which a host ran, so none has died in it.
+    """
 
     pid: int
     version: str
+    run: str = ""
+    copied: bool = False
 
 
 class StartDied(_Fact, frozen=True, tag=True):
@@ -237,11 +242,21 @@ class StartDied(_Fact, frozen=True, tag=True):
 
 
 class Settled(_Fact, frozen=True, tag=True):
-    """The host has served for a while since its start: what it started with does not end it."""
+    """The host has served for a while since its start: what it started with does not end it.
+
+    `but`: the modules of which that is not so: not loaded, or switched since.
+    """
+
+    but: tuple[str, ...] = ()
 
 
 class Served(_Fact, frozen=True, tag=True):
-    """What is in service has served for a while since the last switch, in a host that has lasted."""
+    """What is in service has served for a while since the last switch, in a host that has lasted.
+
+    `but`: the modules that are not loaded.
+    """
+
+    but: tuple[str, ...] = ()
 
 
 class HostStopped(_Fact, frozen=True, tag=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from loguru import logger
 
@@ -51,22 +52,32 @@ from repo_store.manifest import TrialSection
 NOTHING_STORED = Stored()
 
 
-def close_the_past(book: Book, version: str, evidence: Evidence | None = None) -> None:
+def close_the_past(book: Book, version: str, evidence: Evidence | None = None, run: str = "") -> None:
     """Record the start, roll back what a death left unfinished, quarantine what ended the host twice, and put back.
 
     All of it before any module code is loaded, so that a release that ends the host at import is counted too.
-    `evidence` is what the host before this one was doing.
+    `evidence` is what the host before this one was doing, `run` the id of this run.
     """
     before = book.ledger
-    if evidence is not None and evidence.pid != before.starts.pid:
-        # Of a host before that one: what it says was taken down then. That one never came to begin its own page.
-        evidence = Evidence(before.starts.pid, None, "", ended=False, loaded=False)
-    facts = _what_it_left(before, HostStarted(os.getpid(), version), evidence)
+    if evidence is not None and not _is_of(evidence, before):
+        # Of a host before that one: what it says was taken down then. That one never came to begin its own page, or the
+        # machine lost its power before the page was on disk: no module that is known can have ended it.
+        evidence = replace(evidence, module=None, doing="", ended=False, in_doubt=None, loaded=False)
+    copied = before.running and evidence is not None and evidence.copied
+    facts = _what_it_left(before, HostStarted(os.getpid(), version, run, copied), evidence)
     # One write: a start that is killed here is asked again what the host before it died of, or has taken it down.
     with step("recovery.started"):
         book.write_together(facts)
     _say(facts, before)
     _end_crash_loop(book)
+
+
+def _is_of(evidence: Evidence, ledger: Ledger) -> bool:
+    """Whether it is of the last host that the journal knows."""
+    last = ledger.starts
+    if evidence.run or last.run:
+        return evidence.run == last.run
+    return evidence.pid == last.pid  # both of a livetag that gave its hosts no id
 
 
 def _what_it_left(before: Ledger, started: HostStarted, evidence: Evidence | None) -> list[Fact]:
@@ -77,7 +88,9 @@ def _what_it_left(before: Ledger, started: HostStarted, evidence: Evidence | Non
         facts.append(_end_of(now.unfinished.id, evidence))
         now = _after(now, facts[-1])
     ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
-    no_module = evidence is not None and (evidence.ended or not evidence.loaded)
+    no_module = evidence is not None and (
+        evidence.ended or evidence.rebooted or evidence.copied or not evidence.loaded
+    )
     died = start_died(before, now, ran, no_module=no_module)
     return facts if died is None else [*facts, died]
 
@@ -88,7 +101,12 @@ def _after(ledger: Ledger, fact: Fact) -> Ledger:
 
 
 def _say(facts: Sequence[Fact], before: Ledger) -> None:
-    if before.running and before.unfinished is None:
+    if isinstance(facts[0], HostStarted) and facts[0].copied:
+        logger.warning(
+            "this deployment is a copy of one in which a host ran: its death is not assumed, and held against nobody; "
+            "in-memory state of its modules starts anew (DESIGN §6, P2)"
+        )
+    elif before.running and before.unfinished is None:
         logger.warning(
             "the host before this one died; in-memory state of its modules starts anew (DESIGN §6, P2)"
         )
@@ -107,6 +125,8 @@ def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
             "this start has not found it on disk"
         )
         return RolledBack(txn, reason, "moment")
+    if evidence is not None and evidence.copied:
+        return RolledBack(txn, "the deployment was copied while the transaction was under way", "moment")
     return RolledBack(txn, "the host died before the transaction was committed", "died")
 
 

@@ -74,7 +74,9 @@ class Witness(BlackBox):
         running = self._page["running"]
         module, doing = running[-1] if running else (None, "")
         page = self._page
-        return Evidence(page["pid"], module, doing, page["ended"], page["in_doubt"], page["loaded"])
+        return Evidence(
+            page["pid"], module, doing, page["ended"], page["in_doubt"], page["loaded"], page["run"]
+        )
 
     def begin(self) -> None:
         self.open = True
@@ -88,6 +90,7 @@ class Witness(BlackBox):
         if self.open and not self._loop.dead:
             self._page.update(
                 pid=os.getpid(),
+                run=self.run,
                 running=list(self._running),
                 ended=ended,
                 in_doubt=self._in_doubt,
@@ -251,7 +254,7 @@ class Life:
         world, self.starting, self.disk.at_once = self.world, True, True
         self.journal = VirtualJournal(self, VirtualFile(world.platter, self.disk))
         self.book = Book(self.journal, self.box)
-        close_the_past(self.book, "0", self.box.last())
+        close_the_past(self.book, "0", self.box.last(), self.box.run)
         self.disk.at_once = False
         self.box.begin()
         images, stored = self.journal.load_images(), self.journal.load_stored()

@@ -1,0 +1,244 @@
+"""What is taken down of how the host before this one ended: once, of the right one, and of nobody where it was no death.
+
+Hosts that run in one process have one pid, as all hosts in a container have.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from orchestrator.upgrade import black_box
+from orchestrator.upgrade.black_box import BlackBox
+from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.ledger import Ledger, fold
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    HostStarted,
+    HostStopped,
+    Planned,
+    Prepared,
+    Quarantined,
+    Record,
+    RolledBack,
+    Settled,
+    StartDied,
+)
+from orchestrator.upgrade.recovery import close_the_past
+
+HEN = Entry("hen", "hen", "1.0.0", "hen/v1.0.0", "c-1", "t-1", "o")
+KEY = ("hen", "c-1")
+DEPLOYED = (Planned(1, (Change("hen", None, HEN),), "t", "w"), Prepared(1), Committed(1, 1.0, 0))
+
+
+class _Killed(Exception):
+    """The process is gone: nothing of it runs on."""
+
+
+class Place:
+    """A deployment in which hosts start and are killed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+
+    @contextmanager
+    def host(self, *, begins: bool = True, now: float = 1000.0) -> Iterator[tuple[Book, BlackBox]]:
+        """A start up to where modules would be loaded, which a `_Killed` in the block ends as a kill does."""
+        box = BlackBox(self.path / "running.mark")
+        journal = Journal.open(self.path / "journal.db", lambda: now)
+        try:
+            book = Book(journal, box)
+            close_the_past(book, "1", box.last(), box.run)
+            if begins:
+                box.begin()
+            with pytest.raises(_Killed):
+                yield book, box
+        finally:
+            journal.close()
+
+    def deploys(self, *facts: Fact) -> None:
+        """A life that ends well."""
+        with self.host() as (book, box):
+            for fact in (*DEPLOYED, *facts, HostStopped(clean=True)):
+                book.write_now(fact)
+            box.close()
+            raise _Killed
+
+    def dies(self, *facts: Fact, in_hen: bool = True, begins: bool = True) -> None:
+        """Killed right after its start, while code of hen runs."""
+        with self.host(begins=begins) as (book, box):
+            for fact in facts:
+                book.write_now(fact)
+            if not begins:
+                raise _Killed
+            with box.during("egg", "being loaded"):
+                pass
+            if in_hen:
+                with box.during("hen", "handling 'tick'"):
+                    page = box._path.read_bytes() if box._path is not None else b""
+                (self.path / "running.mark").write_bytes(page)  # a dead process does not take its mark away
+            raise _Killed
+
+    @property
+    def ledger(self) -> Ledger:
+        journal = Journal.open(self.path / "journal.db", lambda: 1000.0)
+        try:
+            return fold(journal.records())
+        finally:
+            journal.close()
+
+    def facts(self) -> list[Fact]:
+        journal = Journal.open(self.path / "journal.db", lambda: 1000.0)
+        try:
+            return [record.fact for record in journal.records()]
+        finally:
+            journal.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    made = Place(tmp_path / "deployment")
+    made.deploys(Confirmed(1, ""))
+    return made
+
+
+def test_a_death_is_counted_once_though_the_next_host_has_the_same_pid_and_dies_before_its_own_page(
+    place: Place,
+) -> None:
+    place.dies()
+    place.dies(begins=False)
+    assert place.ledger.starts.deaths == {KEY: 1}
+    place.dies(begins=False)
+    place.dies()
+    assert place.ledger.starts.deaths == {KEY: 1}, "of the two that came to nothing no module was the cause"
+    assert place.ledger.starts.unexplained == 0
+    with place.host() as (book, _):
+        assert book.ledger.starts.deaths == {KEY: 2}
+        raise _Killed
+
+
+def test_a_journal_and_a_page_without_ids_are_told_apart_by_the_pid(place: Place) -> None:
+    """Those of the livetag before this one."""
+    place.dies()
+    page = place.path / "running.mark"
+    said = msgspec.json.decode(page.read_bytes())
+    del said["run"], said["place"]
+    page.write_bytes(msgspec.json.encode(said))
+    left = place.ledger
+    last = HostStarted(said["pid"], "1")
+    now = left.apply(Record(left.seq + 1, 0.0, HostStopped(clean=True), b""))
+    now = now.apply(Record(now.seq + 1, 0.0, last, b""))
+    box = BlackBox(page)
+    journal = Journal.open(place.path / "journal.db", lambda: 1000.0)
+    try:
+        book = Book(journal, box)
+        book.ledger = now
+        journal.append(HostStopped(clean=True))
+        journal.append(last).wait_blocking(5.0)
+        close_the_past(book, "1", box.last(), box.run)
+        assert book.ledger.starts.deaths == {KEY: 1}
+    finally:
+        journal.close()
+
+
+def test_power_cuts_however_many_accuse_no_release(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that has never lasted, too; and though the page that was on disk names it."""
+    for number in range(8):
+        boot = place.path / "boot_id"
+        boot.write_text(f"boot {number}")
+        monkeypatch.setattr(black_box, "_BOOT_ID", boot)
+        place.dies(in_hen=number % 2 == 0)
+    assert not place.ledger.starts.deaths
+    assert place.ledger.starts.unexplained == 0
+    assert not place.ledger.quarantine
+    assert place.ledger.starts.row == 7, "but that it comes to nothing is seen"
+
+
+def test_what_was_in_doubt_before_a_reboot_is_held_against_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path / "deployment")
+    with place.host() as (book, box):
+        for fact in DEPLOYED[:2]:
+            book.write_now(fact)
+        book.in_doubt(1, ("hen/v1.0.0",), "no space left")
+        box.begin()
+        raise _Killed
+    boot = tmp_path / "boot_id"
+    boot.write_text("another")
+    monkeypatch.setattr(black_box, "_BOOT_ID", boot)
+    place.dies()
+    (end,) = [fact for fact in place.facts() if isinstance(fact, RolledBack)]
+    assert end.fault == "moment"
+    assert not place.ledger.deaths
+
+
+def test_a_copy_of_a_deployment_whose_host_lives_counts_no_death(tmp_path: Path) -> None:
+    """Of what was in probation, under way, or running just then: it is tried out beside the one that serves."""
+    original = Place(tmp_path / "original")
+    original.dies(*DEPLOYED)
+    original.dies(
+        *(Planned(2, (Change("hen", HEN, msgspec.structs.replace(HEN, commit_id="c-2")),), "t", "w"),)
+    )
+    left = original.ledger
+    assert left.running
+    assert left.deaths == {KEY: 1}
+    for number in range(3):
+        shutil.copytree(original.path, tmp_path / f"copy {number}")
+        copy = Place(tmp_path / f"copy {number}")
+        with copy.host() as (book, _):
+            assert book.ledger.deaths == {KEY: 1}
+            assert not book.ledger.starts.deaths
+            assert not book.ledger.quarantine
+            assert book.ledger.transactions[2].fault == "moment"
+            raise _Killed
+        original = copy  # a copy of the copy
+    copy.dies()
+    assert copy.ledger.deaths == {KEY: 2}, "what dies in the copy counts from then on"
+
+
+def test_hosts_that_end_right_after_their_start_are_a_row_until_one_lasts(place: Place) -> None:
+    place.dies(Settled())
+    for number in range(4):
+        place.dies(in_hen=False)
+        assert place.ledger.starts.row == number
+    place.dies(Settled())
+    assert place.ledger.starts.row == 0
+    place.dies()
+    assert place.ledger.starts.row == 0, "the one before had lasted"
+    assert sum(isinstance(fact, StartDied) for fact in place.facts()) == 4
+
+
+def test_a_row_is_over_once_a_release_is_put_out_of_service_for_it(place: Place) -> None:
+    for _ in range(4):
+        place.dies(in_hen=False)
+    assert [fact.package for fact in place.facts() if isinstance(fact, Quarantined)] == ["hen"]
+    assert place.ledger.starts.row == 0
+
+
+def test_a_row_begins_with_the_start_of_its_first_host_whatever_the_clock_does(place: Place) -> None:
+    for now in (5000.0, 90_000.0, 4000.0, 4001.0):
+        with place.host(now=now):
+            raise _Killed
+    starts = place.ledger.starts
+    assert (starts.row, starts.since) == (3, 5000.0)
+
+
+def test_what_could_not_be_loaded_or_came_a_moment_ago_has_not_lasted(place: Place) -> None:
+    """A release that is not loaded for what it did to the host must not become proven by the start without it."""
+    place.dies()
+    place.dies(Settled(but=("hen",)))
+    starts = place.ledger.starts
+    assert starts.deaths == {KEY: 1}
+    assert starts.proven == frozenset()
