@@ -167,6 +167,7 @@ class Durable:
             given.clear()
             number = disk.end()
         proxy.unit = None
+        message.path = ()  # who asked waits for the disk alone
         self._ahead.append(_Ended(rest, message.reply, self.reply, failure))
         self.reply = None
         if self.stores or len(self._ahead) > 1:

@@ -35,7 +35,7 @@ class Outbox:
     Only the deliveries of one event wait side by side: a subscriber without room keeps none of the others from theirs.
     """
 
-    __slots__ = ("_event", "_gives_up", "_owner", "_waits", "given", "queue")
+    __slots__ = ("_event", "_gives_up", "_owner", "_rests", "_waits", "given", "owes", "queue")
 
     def __init__(self, owner: ModuleProxy) -> None:
         self.queue: deque[Output] = deque()  # what leaves
@@ -45,6 +45,8 @@ class Outbox:
         self._waits: dict[asyncio.Future[None], ModuleProxy | None] = {}
         self._gives_up = False
         self._event: Output | None = None  # of which some deliveries wait
+        self.owes: list[ModuleProxy] = []  # who took something of it over the limit: see overrun.py
+        self._rests: asyncio.Future[None] | None = None
 
     @property
     def empty(self) -> bool:
@@ -154,6 +156,37 @@ class Outbox:
                 await asyncio.wait(waits)  # never cancels them: what was given must arrive
             else:
                 await asyncio.sleep(0)  # its callback is due in this turn of the loop
+
+    def owe(self, target: ModuleProxy) -> None:
+        """The target has taken something over its limit: no other work before there is room (see overrun.py)."""
+        if target is not self._owner and target not in self.owes:
+            self.owes.append(target)
+
+    def let_in_at(self, target: ModuleProxy) -> None:
+        """What waits for room at the target is taken over its limit; a rest for its sake ends."""
+        waits = {wait for wait, proxy in self._waits.items() if proxy is target and wait is not self._rests}
+        if waits:
+            self.owe(target)
+            target.mailbox.let_in(waits)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Have the pump see whether it still has to rest."""
+        if self._rests is not None:
+            self._rests.cancel()
+
+    async def rest_for(self, target: ModuleProxy) -> None:
+        """Return when there is room at the target, which is owed no more; or when the pump has to look again."""
+        rests = self._rests = target.mailbox.rest()
+        self._waits[rests] = target
+        try:
+            await asyncio.wait([rests])
+        finally:
+            self._rests = None
+            self._waits.pop(rests, None)
+            target.mailbox.rest_no_more(rests)
+        if not rests.cancelled():
+            self.owes.remove(target)
 
     def hand_in(self) -> None:
         """Put what is left before the targets, in order, without waiting: the module ends, what its units gave stays."""

@@ -25,13 +25,14 @@ from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.outbox import Outbox
+from orchestrator.runtime.overrun import takes_over_limit
 from orchestrator.runtime.pump import Pump
 from orchestrator.runtime.resources import Resources
 from orchestrator.runtime.table_sweep import Sweep
 from orchestrator.runtime.tables import ModuleTables, first_tables
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.voice import Voice
-from orchestrator.runtime.waits import Wait, leads_to
+from orchestrator.runtime.waits import Wait
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Application
@@ -198,7 +199,7 @@ class ModuleProxy:
         """Take a message into the mailbox; None: accepted. Else a future: done once there was room.
 
         A unit's message to a module that a switch holds, or that waits for that unit, is taken over the limit, so that
-        nobody waits in a circle (DESIGN §7.4).
+        nobody waits in a circle (DESIGN §7.4); see overrun.py.
         """
         if self._left is not None:  # an event on its way when the module was removed
             self.mailbox.accepted += 1
@@ -208,7 +209,7 @@ class ModuleProxy:
             self.mailbox.accepted += 1
             return None
         admitted = self.mailbox.put(message)
-        if admitted is not None and sender is not None and (self.held is not None or leads_to(self, sender)):
+        if admitted is not None and sender is not None and takes_over_limit(self, message, sender):
             self.mailbox.late.pop()  # itself, just put there
             self.mailbox.put_over_limit(message)
             admitted = None

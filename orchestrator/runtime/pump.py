@@ -19,6 +19,7 @@ from orchestrator.runtime.errors import Leaving, ModuleError, Stalled, UnknownMe
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
 from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.overrun import work_off
 from orchestrator.runtime.plain import FLAT, check_reply
 from orchestrator.runtime.table_live import keep_writes, undo_writes
 from orchestrator.runtime.threads import ThreadCall
@@ -102,6 +103,7 @@ class Pump:
 
     def rouse(self) -> None:
         """Let the pump look again."""
+        self._outbox.look_again()
         wake = self.wake
         if wake is not None:
             self.wake = None
@@ -163,6 +165,9 @@ class Pump:
                     await outbox.flush()
             end = perf_counter() + turn.share_s()
             while queue and (proxy.held is None or proxy.admit):
+                if outbox.owes and proxy.held is None:
+                    await work_off(proxy, self._unit)
+                    continue
                 await self._unit(proxy.mailbox.take())
                 if perf_counter() >= end:
                     break

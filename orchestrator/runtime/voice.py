@@ -79,7 +79,7 @@ class Voice:
             )
         message = app.message(type_, body, proxy.name)
         message.path = path
-        wait = Wait(ASKS, target, type_)
+        wait = Wait(ASKS, target, message)
         proxy.waits_on.append(wait)
         if app.quiesce is not None:
             app.quiesce.look_again(proxy)

@@ -1,13 +1,14 @@
 """Who waits for whom: asks under way and outputs that wait for room, as one graph of modules (DESIGN §7.4).
 
 An edge is only ever added where it closes no circle: an ask that would is refused, an output that would is taken over the
-limit of the mailbox. So there is always a module that can go on, and nobody waits for ever by the graph's doing.
+limit of the mailbox, and its sender rests until that was worked off (overrun.py). So there is always a module that can go
+on, and nobody waits for ever by the graph's doing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from orchestrator.runtime.places import place_of_coroutine, place_of_task, place_of_thread
 
 if TYPE_CHECKING:
+    from orchestrator.runtime.message import Message
     from orchestrator.runtime.proxy import ModuleProxy
 
 ASKS = "asks"
@@ -22,17 +24,27 @@ ROOM = "waits for room at"
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """One reason why a module does not go on: it waits for `whom`. `type` is of the message that it asks."""
+    """One reason why a module does not go on: it waits for `whom`. `message` is what it asks."""
 
     why: str
     whom: ModuleProxy
-    type: str = ""
+    message: Message | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it was answered: its task has not gone on yet, or the answer waits for the disk, and so for no module."""
+        message = self.message
+        if message is None:
+            return False
+        return not message.path or (message.reply is not None and message.reply.done())
 
 
 def waits_of(proxy: ModuleProxy) -> list[Wait]:
     """All that a module waits for now: whom its unit asks, and who has no room for what its units gave out."""
-    rooms = proxy.outbox.rooms
-    return [*proxy.waits_on, *(Wait(ROOM, room_at) for room_at in rooms)] if rooms else proxy.waits_on
+    return [
+        *(wait for wait in proxy.waits_on if not wait.over),
+        *(Wait(ROOM, room_at) for room_at in proxy.outbox.rooms),
+    ]
 
 
 def waited_for_by(proxies: Iterable[ModuleProxy]) -> dict[str, ModuleProxy]:
@@ -74,16 +86,25 @@ def chain_to(
 def circle_of_asks(asker: ModuleProxy, target: ModuleProxy) -> list[ModuleProxy]:
     """The modules of the circle that an ask of `target` by `asker` would close; none: it may ask.
 
-    Where somebody in a circle only waits for room, room is made instead.
+    Where somebody in a circle only waits for room, room is made instead, but not without end.
     """
     asks = chain_to(target, asker, lambda wait: wait.why == ASKS)
     if asks:
         return [asker, *asks]
     while chain := chain_to(target, asker):  # at least one wait for room is in it, and that ends here
-        for waiter, whom in itertools.pairwise(chain):
-            if whom in waiter.outbox.rooms:
-                whom.mailbox.admit_all()
+        if not let_in_along(chain):
+            return [asker, *chain]
     return []
+
+
+def let_in_along(chain: Sequence[ModuleProxy]) -> bool:
+    """Make room for all in a chain of waits who wait for it; False: for somebody too much was made already."""
+    rooms = [(waiter, whom) for waiter, whom in itertools.pairwise(chain) if whom in waiter.outbox.rooms]
+    if any(whom.mailbox.overrun for _, whom in rooms):
+        return False
+    for waiter, whom in rooms:
+        waiter.outbox.let_in_at(whom)
+    return True
 
 
 # -- as a sentence ----------------------------------------------------------------------------------------------
@@ -102,7 +123,7 @@ def _chain(proxy: ModuleProxy) -> str:
         if not waits:
             return " → ".join([*parts, f"{_node(proxy)}{stand(proxy)}"])
         wait = waits[-1]
-        what = f" {wait.type!r}" if wait.type else ""
+        what = f" {wait.message.type!r}" if wait.message is not None else ""
         parts.append(f"{_node(proxy)} {wait.why} {wait.whom.name}{what}")
         proxy = wait.whom
     return " → ".join([*parts, proxy.name])

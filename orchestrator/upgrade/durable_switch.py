@@ -81,7 +81,7 @@ class DurableSide:
         """All that a module in memory has, which becomes durable."""
         self.check(tables)
         proxy, name = self._proxy, self._proxy.name
-        waiting = [*proxy.mailbox.queue, *(late for late, _ in proxy.mailbox.late)]
+        waiting = [*proxy.mailbox.queue, *(late for late, _ in proxy.mailbox.late if late is not None)]
         waiting += self._kept.messages if self._kept is not None else ()
         self._letters = proxy.app.letters.rows_of(name)
         return [
