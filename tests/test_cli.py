@@ -17,8 +17,10 @@ from orchestrator.control.cli.failures import Usage
 from orchestrator.control.cli.screen import duration
 from orchestrator.control.cli.status import first_line
 from orchestrator.control.cli.views import HistoryEntry, ModuleChange, Status
+from orchestrator.control.config import Deployment
 from orchestrator.control.server import ControlServer, Emit, Operation
 from orchestrator.control.wire import Refused
+from orchestrator.runtime.errors import ModuleError
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "evil[red]\x1b[2J\n[/]\u202ename"
@@ -297,6 +299,35 @@ def test_a_bug_of_the_command_itself_is_exit_3_and_names_the_file_with_the_trace
     log = host.path / "logs" / "cli.log"
     assert str(log) in shown.err
     assert "Traceback" in log.read_text()
+
+
+def test_a_bug_that_ends_the_host_is_told_as_one_that_did(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_deployment: Deployment) -> int:
+        raise KeyError("n")
+
+    monkeypatch.setattr("orchestrator.control.logs.setup_logging", lambda *_: None)
+    monkeypatch.setattr("orchestrator.control.host.run", broken)
+    assert execute(["run", str(host.path)]) == 3
+    said = capsys.readouterr().err
+    assert "this is a bug in livetag (KeyError), and it has ended the host. The journal has what was" in said
+    assert "not affected" not in said
+    log = host.path / "logs" / "cli.log"
+    assert str(log) in said
+    assert "in broken" in log.read_text()
+
+
+def test_a_start_that_is_refused_is_no_bug(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_deployment: Deployment) -> int:
+        raise ModuleError("counter cannot be loaded")
+
+    monkeypatch.setattr("orchestrator.control.logs.setup_logging", lambda *_: None)
+    monkeypatch.setattr("orchestrator.control.host.run", refused)
+    assert execute(["run", str(host.path)]) == 1
+    assert capsys.readouterr().err.strip() == "error: counter cannot be loaded"
 
 
 def test_hostile_names_break_no_table_and_reach_no_terminal(

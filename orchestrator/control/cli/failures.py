@@ -13,6 +13,12 @@ from orchestrator.control.config import Deployment, DeploymentNotFound, find_dep
 
 DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
+_HOST_UNTOUCHED = ". The host, if one runs, is not affected."
+_HOST_ENDED = (
+    ", and it has ended the host. The journal has what was in service, and the next start goes on from there; what modules "
+    "keep in memory only may not have been saved."
+)
+
 
 class Failure(Exception):
     """Refused or failed, and the message says why: exit code 1, no traceback.
@@ -29,6 +35,14 @@ class Usage(Exception):
     """The command was called wrongly: exit code 2."""
 
 
+class HostEnded(Exception):
+    """The host that ran in this process has ended by `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def exit_code(error: Exception, *, as_json: bool = False) -> int:
     """Tell the user on stderr what `error` means, and return the exit code that goes with it.
 
@@ -42,7 +56,10 @@ def exit_code(error: Exception, *, as_json: bool = False) -> int:
     return code
 
 
-def _told(error: Exception) -> tuple[int, str]:
+def _told(error: Exception, outcome: str = _HOST_UNTOUCHED) -> tuple[int, str]:
+    """The exit code and the message; `outcome` goes with a bug: what is true of the host now."""
+    if isinstance(error, HostEnded):
+        return _told(error.error, _HOST_ENDED)
     if isinstance(error, HostRefused) and error.kind != "refused":
         return USAGE if error.kind == "usage" else BUG, str(error)
     if isinstance(error, Usage):
@@ -53,7 +70,7 @@ def _told(error: Exception) -> tuple[int, str]:
         named = f"{error.filename}: " if error.filename is not None else ""
         return REFUSED, f"{named}{error.strerror}"
     return BUG, (
-        f"Sorry, this is a bug in livetag ({type(error).__name__}). The host, if one runs, is not affected. "
+        f"Sorry, this is a bug in livetag ({type(error).__name__}){outcome} "
         f"What happened is written in {_write_down(error)}: please report it with that file."
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli.failures import Failure
+from orchestrator.control.cli.failures import Failure, HostEnded
 from orchestrator.control.cli.options import HOST, Dir, Json
 from orchestrator.control.cli.screen import note, print_json, say
 from orchestrator.control.cli.session import UPGRADE_S, Session, view
@@ -73,7 +73,11 @@ def run(
     setup_logging(deployment, level.upper())
     from orchestrator.control.host import run as run_host
 
-    raise typer.Exit(run_host(deployment))
+    try:
+        code = run_host(deployment)
+    except Exception as error:
+        raise HostEnded(error) from error
+    raise typer.Exit(code)
 
 
 def restart(named: Dir = None) -> None:
