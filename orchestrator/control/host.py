@@ -50,6 +50,10 @@ SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's th
 STOP_S = 2.0  # for each module's stop()
 SERVED_S = 1.0  # the shortest time after which a switch is said to have lasted
 _ARMED = "failpoints are ON: this host dies and fails on purpose, as its file failpoints says; it is for tests only"
+_NOT_NOTED = (
+    "that what serves has lasted could not be recorded, so that a death of this host counts as one right after its "
+    "start: {}"
+)
 
 
 def run(deployment: Deployment) -> int:
@@ -170,12 +174,14 @@ class _Host:
         began = {n: e for n, e in book.ledger.table.items() if n not in _not_loaded(app, book)}
         await sleep_until(app.clock, app.clock.now() + self._config.host.settle_s)
         self._box.unwatch()
-        with suppress(JournalFailed):
+        try:
             # What came a moment ago has lasted through no start, and what could not be loaded through none either.
             others = (n for n, e in book.ledger.table.items() if began.get(n) != e)
             with step("recovery.settled"):
                 await book.write(Settled(tuple(sorted(others))))
             await self._note_what_served(app, book, seen)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the host serves on, and nobody else would say it
+            logger.opt(exception=not isinstance(error, JournalFailed)).error(_NOT_NOTED, error)
 
     async def _note_what_served(self, app: Application, book: Book, seen: int) -> None:
         """Record that what was switched in lasts, whenever nothing was switched for a while; `seen`: the next transaction."""
