@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from orchestrator.control.selftest.errors import wait_until
 from orchestrator.control.selftest.scratch import Scratch, Served, end_group
 
 SCENARIO_S = 40.0
+
+_FAILS = re.compile(r" (eio|enospc|raise)\b")
 
 S = TypeVar("S", bound=Scratch)
 
@@ -69,7 +72,10 @@ def run(subject: S, scenario: Scenario[S], plan: str) -> str:
     if not subject.dead:
         wait_until(lambda: subject.dead or _at_rest(subject), "the host dies or comes to rest", SCENARIO_S)
     if scenario.drive is None:
-        wait_until(lambda: subject.dead or _has_settled(subject), "the host dies or settles", SCENARIO_S)
+        sides = ("before", "after") if _FAILS.search(plan) else ("after",)  # what fails comes to no "after"
+        wait_until(
+            lambda: subject.dead or _has_settled(subject, *sides), "the host dies or settles", SCENARIO_S
+        )
     if scenario.stops:
         wait_until(lambda: subject.dead, "the host ends", SCENARIO_S)
     if subject.host is None or not subject.dead:
@@ -79,8 +85,9 @@ def run(subject: S, scenario: Scenario[S], plan: str) -> str:
     return "died" if code < 0 else f"ended with {code}"
 
 
-def _has_settled(subject: Scratch) -> bool:
-    return any(point == "recovery.settled:after" for point, _ in subject.trace())
+def _has_settled(subject: Scratch, *sides: str) -> bool:
+    points = {f"recovery.settled:{side}" for side in sides or ("after",)}
+    return any(point in points for point, _ in subject.trace())
 
 
 def _at_rest(subject: Scratch) -> bool:
