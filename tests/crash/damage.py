@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from orchestrator.control.doctor.examine import examine, repair
+from orchestrator.control.selftest.scratch import end_group
 from tests.git_fixtures import clean_environment
 from tests.stories.counter_code import COUNTER
 from tests.stories.deployment import Deployment, wait_until
@@ -62,16 +63,23 @@ class Yard:
         done = self.deployment.push("main", *tags)
         assert done.returncode == 0, done.stderr
 
-    def begin_push(self, *refs: str) -> subprocess.Popen[str]:
-        """Start a push beside the test."""
-        return subprocess.Popen(
+    @contextmanager
+    def pushing(self, *refs: str) -> Iterator[subprocess.Popen[str]]:
+        """A push beside the block, which waits for it; a block that fails ends it."""
+        with subprocess.Popen(
             ["git", "push", "live", *refs],
             cwd=self.deployment.work.path,
             env=clean_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
+            start_new_session=True,
+        ) as push:
+            try:
+                yield push
+            except BaseException:
+                end_group(push)
+                raise
 
     def objects(self) -> None:
         """Bring the objects of the clone into the store past Git, which takes no push while the store is damaged."""

@@ -132,50 +132,44 @@ def test_a_release_that_ends_the_host_at_each_start_gives_way_to_the_one_before(
     victim.git(
         "tag", "-d", "hen/v1.0.0"
     )  # no tag asks for it any more: the journal alone knows what served before
-    try:
-        trap.write_text(where)
+    trap.write_text(where)
 
-        def poke() -> None:
-            victim.livetag("ask", "hen", "loaded")  # the answer may never come
+    def poke() -> None:
+        victim.livetag("ask", "hen", "loaded")  # the answer may never come
 
-        assert start_until_it_stays(victim, poke) == deaths
-        assert victim.version("hen") == "1.0.0"
-        assert victim.ask("hen", "loaded").startswith("1.0.0")
-        assert victim.ask("egg", "loaded").startswith("1.0.0")
-        held = victim.status()["quarantine"]
-        assert [row["tag"] for row in held] == ["hen/v1.1.0"]
-        assert "right after its start" in held[0]["reason"]
-        assert victim.history()[0]["modules"][0]["to"] == "1.0.0"
-        wait_until(
-            lambda: victim.git("rev-parse", "refs/live/hen") == before,
-            "Git says it too",
-        )
-        trap.unlink()
-        victim.deploy("hen/v1.2.0", hen=voice("1.2.0"))
-        assert victim.ask("hen", "loaded").startswith("1.2.0")
-    finally:
-        victim.close()
+    assert start_until_it_stays(victim, poke) == deaths
+    assert victim.version("hen") == "1.0.0"
+    assert victim.ask("hen", "loaded").startswith("1.0.0")
+    assert victim.ask("egg", "loaded").startswith("1.0.0")
+    held = victim.status()["quarantine"]
+    assert [row["tag"] for row in held] == ["hen/v1.1.0"]
+    assert "right after its start" in held[0]["reason"]
+    assert victim.history()[0]["modules"][0]["to"] == "1.0.0"
+    wait_until(
+        lambda: victim.git("rev-parse", "refs/live/hen") == before,
+        "Git says it too",
+    )
+    trap.unlink()
+    victim.deploy("hen/v1.2.0", hen=voice("1.2.0"))
+    assert victim.ask("hen", "loaded").startswith("1.2.0")
 
 
 def test_where_nothing_served_before_the_host_starts_without_it_and_says_why(victim: Victim) -> None:
     trap = deployed(victim, first=True)
-    try:
-        trap.write_text("import")
-        assert start_until_it_stays(victim, lambda: None) == 2
-        row = victim.status()["modules"]["hen"]
-        assert row["state"] == "failed"
-        assert "is not loaded: the host died 2 times in a row right after its start" in row["problem"]
-        assert victim.ask("egg", "loaded").startswith("1.0.0")
-        victim.kill()
-        victim.start()
-        assert victim.status()["modules"]["hen"]["state"] == "failed"
-        trap.unlink()
-        victim.livetag("retry", "hen/v1.1.0")
-        victim.stop()
-        victim.start()
-        assert victim.ask("hen", "loaded") == "1.1.0"
-    finally:
-        victim.close()
+    trap.write_text("import")
+    assert start_until_it_stays(victim, lambda: None) == 2
+    row = victim.status()["modules"]["hen"]
+    assert row["state"] == "failed"
+    assert "is not loaded: the host died 2 times in a row right after its start" in row["problem"]
+    assert victim.ask("egg", "loaded").startswith("1.0.0")
+    victim.kill()
+    victim.start()
+    assert victim.status()["modules"]["hen"]["state"] == "failed"
+    trap.unlink()
+    victim.livetag("retry", "hen/v1.1.0")
+    victim.stop()
+    victim.start()
+    assert victim.ask("hen", "loaded") == "1.1.0"
 
 
 def test_a_host_that_is_killed_from_outside_accuses_nobody_that_has_lasted(victim: Victim) -> None:
@@ -183,19 +177,16 @@ def test_a_host_that_is_killed_from_outside_accuses_nobody_that_has_lasted(victi
     config = victim.place.config_file
     config.write_text("[host]\nsettle_s = 0.2\n")
     deployed(victim, first=False)
-    try:
+    victim.start()
+    wait_until(lambda: kinds(victim).count("Settled") == 2, "this start has lasted too")
+    victim.kill()
+    config.write_text(config.read_text().replace("settle_s = 0.2", "settle_s = 60.0"))
+    for _ in range(4):
         victim.start()
-        wait_until(lambda: kinds(victim).count("Settled") == 2, "this start has lasted too")
         victim.kill()
-        config.write_text(config.read_text().replace("settle_s = 0.2", "settle_s = 60.0"))
-        for _ in range(4):
-            victim.start()
-            victim.kill()
-        assert dict(victim.ledger().quarantine) == {}
-        victim.start()
-        assert victim.version("hen") == "1.1.0"
-    finally:
-        victim.close()
+    assert dict(victim.ledger().quarantine) == {}
+    victim.start()
+    assert victim.version("hen") == "1.1.0"
 
 
 @pytest.mark.parametrize("point", ["recovery.started:after", "stage.sweep:before"])
@@ -205,22 +196,19 @@ def test_a_host_that_dies_before_it_has_run_any_module_code_accuses_nobody(
     """Of a release that has never lasted, too: out of memory, a full disk, an impatient service manager."""
     deployed(victim, first=True)
     victim.env = {failpoints.VARIABLE: "1"}
-    try:
-        for _ in range(4):
-            victim.aim(f"{point} 1 kill")
-            (victim.place.stage / ".tmp-left").mkdir(exist_ok=True)  # something to sweep
-            victim.host = victim.spawn()
-            wait_until(lambda: victim.dead, "it dies early", 30.0)
-            assert [each for each, _ in victim.trace()][-1] == point
-            victim.buried()
-        victim.calm()
-        victim.start()
-        assert victim.status()["quarantine"] == []
-        assert victim.ask("egg", "loaded").startswith("1.0.0")
-        assert victim.version("hen") == "1.1.0"
-        assert "StartDied" not in kinds(victim)
-    finally:
-        victim.close()
+    for _ in range(4):
+        victim.aim(f"{point} 1 kill")
+        (victim.place.stage / ".tmp-left").mkdir(exist_ok=True)  # something to sweep
+        victim.host = victim.spawn()
+        wait_until(lambda: victim.dead, "it dies early", 30.0)
+        assert [each for each, _ in victim.trace()][-1] == point
+        victim.buried()
+    victim.calm()
+    victim.start()
+    assert victim.status()["quarantine"] == []
+    assert victim.ask("egg", "loaded").startswith("1.0.0")
+    assert victim.version("hen") == "1.1.0"
+    assert "StartDied" not in kinds(victim)
 
 
 def test_three_kills_accuse_nobody_that_has_served_for_a_while_since_its_switch(victim: Victim) -> None:
@@ -228,18 +216,15 @@ def test_three_kills_accuse_nobody_that_has_served_for_a_while_since_its_switch(
     config = victim.place.config_file
     config.write_text("[host]\nsettle_s = 0.2\n")
     victim.start()
-    try:
-        victim.deploy("hen/v1.0.0", hen=voice("1.0.0"))
-        victim.deploy("hen/v1.1.0", hen=voice("1.1.0"))
-        wait_until(lambda: lasted(kinds(victim)), "the last switch has lasted")
-        config.write_text("[host]\nsettle_s = 60.0\n")
-        for _ in range(4):
-            victim.kill()
-            victim.start()
-        assert victim.status()["quarantine"] == []
-        assert victim.version("hen") == "1.1.0"
-    finally:
-        victim.close()
+    victim.deploy("hen/v1.0.0", hen=voice("1.0.0"))
+    victim.deploy("hen/v1.1.0", hen=voice("1.1.0"))
+    wait_until(lambda: lasted(kinds(victim)), "the last switch has lasted")
+    config.write_text("[host]\nsettle_s = 60.0\n")
+    for _ in range(4):
+        victim.kill()
+        victim.start()
+    assert victim.status()["quarantine"] == []
+    assert victim.version("hen") == "1.1.0"
 
 
 def lasted(found: list[str]) -> bool:
@@ -252,11 +237,9 @@ def test_a_host_that_leaves_with_an_error_of_its_own_accuses_nobody(victim: Vict
     blocked = victim.place.socket
     blocked.mkdir()  # not a socket: each start ends with exit 1, after the modules were loaded
     for _ in range(4):
-        assert victim.spawn().wait(30) == 1
+        victim.host = victim.spawn()
+        assert victim.host.wait(30) == 1
     blocked.rmdir()
-    try:
-        victim.start()
-        assert victim.version("hen") == "1.1.0"
-        assert victim.status()["quarantine"] == []
-    finally:
-        victim.close()
+    victim.start()
+    assert victim.version("hen") == "1.1.0"
+    assert victim.status()["quarantine"] == []

@@ -321,12 +321,12 @@ def test_what_git_does_in_the_middle_of_an_upgrade_does_not_tear_it(
     """The pinned commit finishes; the plan is made anew after it."""
     before, gate, here = yard.tag("counter"), tmp_path / "gate", tmp_path / "here"
     (tag,) = yard.commit("counter", head=GATED.format(gate=str(gate), here=str(here)))
-    pushing = yard.begin_push("main", tag)
-    wait_until(here.exists, "the upgrade is under way")
-    for command in work:
-        yard.deployment.git(*(part.format(tag=tag) for part in command))
-    gate.write_text("")
-    out, _ = pushing.communicate(timeout=60)
+    with yard.pushing("main", tag) as pushing:
+        wait_until(here.exists, "the upgrade is under way")
+        for command in work:
+            yard.deployment.git(*(part.format(tag=tag) for part in command))
+        gate.write_text("")
+        out, _ = pushing.communicate(timeout=60)
     gone = "-d" in work[0]
     assert (pushing.returncode == 0) or gone, out
     yard.goes_live(before if gone else tag)

@@ -57,6 +57,7 @@ class Scratch(ABC):
         self.plan_file = place.path / failpoints.PLAN_NAME
         self.trace_file = place.path / failpoints.LOG_NAME
         self._environment = environment
+        self._begun: list[subprocess.Popen[str]] = []
         self.aim("")
 
     # -- what its subject says -------------------------------------------------------------------------------------
@@ -167,14 +168,19 @@ class Scratch(ABC):
         return code
 
     def close(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """Leave no process behind, whatever happened: no host, and no push or command that nobody waited for."""
         self.kill()
+        for process in self._begun:
+            if process.poll() is None:
+                end_group(process)
+            with process:
+                pass  # its pipe is closed, and it is waited for
 
     # -- what a user does ------------------------------------------------------------------------------------------
 
     def begin(self, command: list[str]) -> subprocess.Popen[str]:
-        """Start a push or a command, and do not wait for it."""
-        return subprocess.Popen(
+        """Start a push or a command, and do not wait for it; `close` ends it."""
+        process = subprocess.Popen(
             command,
             cwd=self.clone_path,
             env=self._env(),
@@ -185,6 +191,8 @@ class Scratch(ABC):
             errors="replace",
             start_new_session=True,
         )
+        self._begun.append(process)
+        return process
 
     def begin_push(self, *refs: str) -> subprocess.Popen[str]:
         return self.begin(["git", "push", "live", *refs])
