@@ -305,7 +305,10 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
         disk.go_on.set()
 
 
-def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how", ["is on disk", "is on its way to the disk", "is said as the transaction begins"]
+)
+def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: Path, how: str) -> None:
     """A rollback that came in the middle of a look had its release brought into service again by that look."""
     store = Deployment(tmp_path)
 
@@ -318,7 +321,13 @@ def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: P
             async def keep_while_a_person_quarantines(commit_ids: Collection[str]) -> None:
                 await keep(commit_ids)
                 commit_id = (await scene.repository.refs())["a/v1.1.0"].commit_id or ""
-                await scene.book.write(Quarantined("a", commit_id, "a/v1.1.0", "rolled back by hand"))
+                fact = Quarantined("a", commit_id, "a/v1.1.0", "rolled back by hand")
+                if how == "is on disk":
+                    await scene.book.write(fact)
+                elif how == "is on its way to the disk":
+                    scene.book.append(fact)
+                else:
+                    asyncio.get_running_loop().call_soon(scene.book.append, fact)
 
             scene.repository.keep = keep_while_a_person_quarantines  # type: ignore[method-assign]
             scene.release("a/v1.1.0", modules=["a"], toml='description = "another"\n')

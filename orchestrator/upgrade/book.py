@@ -17,8 +17,20 @@ from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
-from orchestrator.upgrade.records import Fact, Quarantined, Record, RolledBack
+from orchestrator.upgrade.records import (
+    Fact,
+    Held,
+    Lifted,
+    Overridden,
+    OverrideEnded,
+    Quarantined,
+    Record,
+    RolledBack,
+    Unheld,
+)
 from repo_store.history import DeploymentEntry, ModuleChange
+
+SAID = (Quarantined, Lifted, Held, Unheld, Overridden, OverrideEnded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,11 @@ class Book:
         self.doubt = Doubt(txn, tags, reason)
         self._box.doubt(txn)
         return JournalFailed(f"transaction {txn} is in doubt until a restart: {reason}")
+
+    @property
+    def saying(self) -> bool:
+        """Whether something that a plan must heed is on its way to the disk: the ledger does not say it yet."""
+        return any(isinstance(ticket.record.fact, SAID) for ticket in self._pending)
 
     async def flush(self) -> None:
         """Return once all that was appended is on disk. Raises JournalFailed."""

@@ -17,6 +17,10 @@ class VoteRefused(UpgradeError):
     """A participant voted no while the old version was serving."""
 
 
+class Overtaken(UpgradeError):
+    """The plan no longer holds, as somebody has said something meanwhile: nothing was begun, it is made anew."""
+
+
 class QuiesceTimeout(UpgradeError):
     """A unit of work was still under way when the drain's deadline passed."""
 

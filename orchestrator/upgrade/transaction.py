@@ -25,6 +25,7 @@ from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.errors import (
     Fault,
     JournalFailed,
+    Overtaken,
     PauseExceeded,
     TrialFailed,
     UpgradeError,
@@ -97,6 +98,7 @@ class UpgradeTransaction:
         why: str = "",
         report: Report = lambda _phase, _text: None,
         patience_s: float = PATIENCE_S,
+        overtaken: Callable[[], bool] = lambda: False,
     ) -> None:
         self._app = app
         self._planned = planned
@@ -106,6 +108,7 @@ class UpgradeTransaction:
         self._why = why
         self._report = report
         self._patience_s = patience_s
+        self._overtaken = overtaken
         self._wiring: Wiring | None = None
         self._committed: Ticket | None = None
         self._quiesce: Quiesce[None] | None = None
@@ -125,8 +128,11 @@ class UpgradeTransaction:
         """Carry the change out, or leave everything as it was; every wait has a deadline.
 
         Cancelling it before the switch rolls back; in either case the outcome is returned, not CancelledError.
-        Raises JournalFailed if not even the beginning could be recorded; nothing was touched then.
+        Raises JournalFailed if not even the beginning could be recorded, and Overtaken if its plan no longer holds when
+        it is to be; nothing was touched then.
         """
+        if self._overtaken():  # asked in the turn that queues the beginning: nothing comes between
+            raise Overtaken(f"the plan of transaction {self._txn} was overtaken; it is made anew")
         begun = False
         try:
             await self._log.write(self._planned)

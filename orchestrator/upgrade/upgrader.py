@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from types import MappingProxyType
 
 from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
-from orchestrator.runtime.errors import DurabilityLost
 from orchestrator.upgrade import words
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.asked import Asked
@@ -24,11 +21,9 @@ from orchestrator.upgrade.candidate import Problem
 from orchestrator.upgrade.causes import Cause, Causes
 from orchestrator.upgrade.chronicle import Chronicle
 from orchestrator.upgrade.damage import damage
-from orchestrator.upgrade.durable_switch import inbox_rows
-from orchestrator.upgrade.errors import Fault, UpgradeError
-from orchestrator.upgrade.image import kept_state, left_image
+from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError
 from orchestrator.upgrade.incoming import Incoming, KeptState
-from orchestrator.upgrade.journal import ModuleImage
+from orchestrator.upgrade.leavers import keep, left_images
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.noting import note_orders, note_tags
 from orchestrator.upgrade.overrides import Override
@@ -39,7 +34,6 @@ from orchestrator.upgrade.planner import Outlook, Planner
 from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import (
     Change,
-    ImageSaved,
     Lifted,
     OverrideEnded,
     Planned,
@@ -129,11 +123,12 @@ class Upgrader(Lookout):
     def _overtaken(self) -> bool:
         """Whether a person has said something since the plan was begun: it must be made anew (DESIGN §4).
 
-        Else a release that was rolled back, held or disabled meanwhile would go live all the same.
+        Else a release that was rolled back, held or disabled meanwhile would go live all the same. What is still on its
+        way to the disk counts: it comes before all that is recorded from now on.
         """
         then, now = self._planned_with, self.book.ledger
         said = (then.quarantine, then.holds, then.overrides)
-        return said != (now.quarantine, now.holds, now.overrides)
+        return self.book.saying or said != (now.quarantine, now.holds, now.overrides)
 
     # -- one look ----------------------------------------------------------------------------------------------
 
@@ -147,13 +142,14 @@ class Upgrader(Lookout):
             if refs == before:
                 break
         while True:
+            await self.book.flush()
             await note_tags(self.book, refs, self._causes)
             asked, self._planned_with = self.asked.now(), self.book.ledger
             self.outlook = await self.planner.look(refs, self.book.ledger, asked.together, asked.by_hand)
             plan = self.outlook.plan
             await note_orders(self.book, self.outlook.admission, refs, self._causes)
             await self._end_overrides(self.outlook.overruled.ended, plan)
-            self.retries.keep_only({g.keys for g in (*plan.ready, *plan.waiting, *plan.refused)})
+            self.retries.keep_only((*plan.ready, *plan.waiting, *plan.refused))
             if not await self._step(plan):
                 break
             refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
@@ -259,13 +255,16 @@ class Upgrader(Lookout):
                 self.book,
                 why=self._causes.of(group).why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
+                overtaken=lambda: self._overtaken,
             )
             self._running = transaction
-            outcome, stopping = await self._run(transaction)
-            left = await _left_images(participants) if outcome.result == "committed" else []
+            try:
+                outcome, stopping = await self._run(transaction)
+            except Overtaken:
+                return
+            left = await left_images(participants) if outcome.result == "committed" else []
             self._retire(transaction, outcome)
-            await self._keep([image for image, stored in left if not stored])
-            await self._keep_stored([image for image, stored in left if stored])
+            await keep(self.app, self.book, self._kept, left)
             if stopping:
                 raise asyncio.CancelledError
             await self._after(group, outcome)
@@ -330,14 +329,16 @@ class Upgrader(Lookout):
             if not group.keys:
                 return
         if fault == "moment" or not group.keys:  # nobody is to blame for what brings no code
-            delay = self.retries.failed(group, reason)
+            delay = self.retries.failed(group, reason, fault)
             if delay is not None:
                 text = f"{words.failed(group, reason, fault, self.outlook.refs)} Next try in {delay:g} s."
                 logger.warning(text)
                 self.progress.tell(Event(group.tags, "retry", text, txn))
                 return
         text = words.failed(group, reason, "release", self.outlook.refs)
-        logger.warning(text)
+        logger.warning(
+            text
+        )  # of what has no keys it is the last word: it rests until the plan is another one
         await self._quarantine(group, reason)
         self.progress.tell(Event(group.tags, "rolled back", "every module is as it was", txn))
 
@@ -368,21 +369,6 @@ class Upgrader(Lookout):
         if phase in {Phase.PLANNED, Phase.PREPARED} and not (group.overrides and quiet):
             self.progress.tell(Event(group.tags, phase.value, text, txn))
 
-    async def _keep(self, images: Sequence[ModuleImage]) -> None:
-        """The state of a module that was removed is given back if it returns (DESIGN §4)."""
-        if images:
-            await self.book.write(ImageSaved(tuple(image.name for image in images)), images)
-            self._kept.update({image.name: kept_state(image) for image in images})
-
-    async def _keep_stored(self, images: Sequence[ModuleImage]) -> None:
-        """The same of a durable module: its rows are kept already."""
-        for image in images:
-            kept = kept_state(image)
-            messages = inbox_rows(self.app, image.name, kept.messages)
-            self._kept[image.name] = replace(kept, messages=messages, stored=True)
-        with suppress(DurabilityLost):  # the journal has failed, which is said elsewhere
-            await self.app.durability.settled()
-
     def _announce(self, group: Group) -> None:
         """Tell the other modules, after COMMITTED (DESIGN §4)."""
         for change in group.changes:
@@ -396,8 +382,3 @@ class Upgrader(Lookout):
         task = asyncio.ensure_future(retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-async def _left_images(participants: Sequence[Participant]) -> list[tuple[ModuleImage, bool]]:
-    """What is kept of the modules that were removed, and whether it is on disk already."""
-    return [(image, p.was_durable) for p in participants if (image := await left_image(p)) is not None]
