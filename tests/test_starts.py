@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
-from orchestrator.upgrade.crash_loop import fatal_releases, start_died
+from orchestrator.upgrade.crash_loop import fatal_releases, start_died, ways_back
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.records import (
     Change,
@@ -32,7 +33,7 @@ KEY = (NEW.package, NEW.commit_id)
 
 
 def deployed(txn: int, before: Entry | None, after: Entry) -> list[Fact]:
-    planned = Planned(txn, (Change("hen", before, after),), after.tag, "ann")
+    planned = Planned(txn, (Change(after.name, before, after),), after.tag, "ann")
     return [planned, Prepared(txn), Committed(txn, 50.0, 0), Confirmed(txn, "")]
 
 
@@ -68,6 +69,23 @@ def test_what_has_lasted_before_is_accused_later(
     else:
         assert not accused(facts, unknown_max - 1, ())
         assert accused(facts, unknown_max, ())
+
+
+def test_what_goes_back_after_deaths_leaves_a_name_with_the_module_that_has_it_now() -> None:
+    """Two modules of one name would end each start, and nobody would be left to blame."""
+    before, egg = replace(OLD, also=("roost",)), replace(OLD, name="egg", package="egg")
+    moved = (Change("egg", egg, replace(egg, also=("roost",))), Change("hen", before, NEW))
+    facts: list[Fact] = [
+        HostStarted(1, "1"),
+        *deployed(1, None, egg),
+        *deployed(2, None, before),
+        *(Planned(3, moved, "t", "ann"), Prepared(3), Committed(3, 50.0, 0), Confirmed(3, "")),
+        Quarantined(*KEY, NEW.tag, "it died", fatal=True),
+    ]
+    ((_view, changes),) = ways_back(
+        fold([Record(n, 1000.0 + n, fact, b"") for n, fact in enumerate(facts, 1)])
+    )
+    assert changes == (Change("hen", NEW, OLD),)
 
 
 def test_what_is_in_quarantine_and_serves_still_is_not_spared() -> None:

@@ -11,7 +11,7 @@ where nothing served before, the host starts without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -119,10 +119,12 @@ def not_loaded(ledger: Ledger) -> Mapping[str, str]:
 def ways_back(ledger: Ledger) -> list[tuple[TransactionView, tuple[Change, ...]]]:
     """For each fatal release in service: the transaction that brought it, and what puts back what it moved.
 
-    Modules that moved together go back together; one that nothing served in place of before stays.
+    Modules that moved together go back together; one that nothing served in place of before stays. So does a name that
+    another module has by now: two of one name would end each start of the host.
     """
     found: list[tuple[TransactionView, tuple[Change, ...]]] = []
     gone: set[str] = set()
+    table = dict(ledger.table)
     for name in sorted(not_loaded(ledger)):
         entry = ledger.table[name]
         view = next((v for v in _committed(ledger) if _brought(v, entry, ledger)), None)
@@ -134,8 +136,21 @@ def ways_back(ledger: Ledger) -> list[tuple[TransactionView, tuple[Change, ...]]
             if c.name not in gone and _still_there(c, ledger)
         )
         gone.update(change.name for change in changes)
-        found.append((view, changes))
+        found.append((view, tuple(_without_taken_names(changes, table))))
     return found
+
+
+def _without_taken_names(changes: Sequence[Change], table: dict[str, Entry]) -> Iterator[Change]:
+    """What goes back leaves each name with the module that has it in the table, which is brought up to that."""
+    back = {change.name for change in changes}
+    taken = {*table, *(also for entry in table.values() if entry.name not in back for also in entry.also)}
+    for change in changes:
+        after = change.after
+        if after is not None:
+            free = tuple(also for also in after.also if also not in taken)
+            after = table[change.name] = msgspec.structs.replace(after, also=free)
+            taken.update(free)
+        yield Change(change.name, change.before, after)
 
 
 def _committed(ledger: Ledger) -> Iterator[TransactionView]:
