@@ -22,7 +22,7 @@ from orchestrator.upgrade.durable_store import DurableStore
 from orchestrator.upgrade.incoming import Code, Incoming
 from orchestrator.upgrade.journal import Item, Journal
 from orchestrator.upgrade.journal_file import (
-    _OF_FORMAT_2,
+    _DURABLE,
     _SCHEMA,
     Line,
     ModuleImage,
@@ -49,7 +49,7 @@ class Tape:
         if copied_from is not None:
             copied_from.backup(self.connection)
         else:
-            self.connection.executescript(_SCHEMA + _OF_FORMAT_2)
+            self.connection.executescript(_SCHEMA + _DURABLE)
         self.items: list[tuple[Sequence[Line], tuple[int, bytes], Sequence[Write]]] = []
 
     def records(self) -> list[Record]:

@@ -15,13 +15,13 @@ import msgspec
 
 from orchestrator.runtime.durability import Write
 from orchestrator.runtime.table_image import TableImage
-from orchestrator.upgrade.durable_rows import TABLES, Stored, read_rows, write_rows
+from orchestrator.upgrade.durable_rows import TABLES, RowDamaged, Stored, add_sums, read_rows, write_rows
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
 from orchestrator.upgrade.records import Fact, ImageSaved, Record, decode_fact, encode_fact, images_used
 from repo_store.failpoints import step
 
 APPLICATION_ID = 0x6C747A01
-FORMAT = 2  # 1 had no durable modules; it is taken over by adding their tables
+FORMAT = 3  # 1 had no durable modules, and 2 no checksums in their rows: both are taken over
 GENESIS = bytes(32)
 
 _SCHEMA = """
@@ -33,7 +33,7 @@ CREATE TABLE image
     (name TEXT PRIMARY KEY, saved_seq INTEGER NOT NULL, body BLOB NOT NULL, digest BLOB NOT NULL);
 PRAGMA application_id = 0x6C747A01;
 """
-_OF_FORMAT_2 = TABLES + "PRAGMA user_version = 2;\nCOMMIT;\n"
+_DURABLE = TABLES + "PRAGMA user_version = 3;\nCOMMIT;\n"
 
 WAY_OUT = (
     "The host does not start on a journal that it cannot trust. Restore journal.db and journal.db-wal "
@@ -149,10 +149,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA synchronous = FULL")
     if not tables:
-        connection.executescript(_SCHEMA + _OF_FORMAT_2)
+        connection.executescript(_SCHEMA + _DURABLE)
         _sync_folder(path.parent)  # a power cut must not take the name of the new file
+    elif version == 1:
+        connection.executescript("BEGIN IMMEDIATE;\n" + _DURABLE)
     elif version < FORMAT:
-        connection.executescript("BEGIN IMMEDIATE;\n" + _OF_FORMAT_2)
+        connection.execute("BEGIN IMMEDIATE")
+        add_sums(connection)
+        connection.execute("PRAGMA user_version = 3")
+        connection.execute("COMMIT")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -292,7 +297,7 @@ def read_stored(path: Path) -> Stored:
     try:
         with _explained(path):
             return read_rows(connection)
-    except msgspec.MsgspecError as error:
+    except (RowDamaged, msgspec.MsgspecError) as error:
         raise JournalCorrupt(
             f"{path}: what is kept of a durable module cannot be read: {error}. {WAY_OUT}"
         ) from error
@@ -311,5 +316,5 @@ def _explained(path: Path) -> Iterator[None]:
             "deployment directory, that the disk has room, and that no other program holds the file; then "
             "start again."
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: the name of a column
         raise JournalCorrupt(f"{path} is damaged: {error}. {WAY_OUT}") from error
