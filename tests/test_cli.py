@@ -304,7 +304,7 @@ def test_a_bug_of_the_command_itself_is_exit_3_and_names_the_file_with_the_trace
 def test_a_bug_that_ends_the_host_is_told_as_one_that_did(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_deployment: Deployment) -> int:
+    def broken(_deployment: Deployment, _without: object) -> int:
         raise KeyError("n")
 
     monkeypatch.setattr("orchestrator.control.logs.setup_logging", lambda *_: None)
@@ -321,7 +321,7 @@ def test_a_bug_that_ends_the_host_is_told_as_one_that_did(
 def test_a_start_that_is_refused_is_no_bug(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(_deployment: Deployment) -> int:
+    def refused(_deployment: Deployment, _without: object) -> int:
         raise ModuleError("counter cannot be loaded")
 
     monkeypatch.setattr("orchestrator.control.logs.setup_logging", lambda *_: None)

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from orchestrator.upgrade.crash_loop import fatal_releases, start_died, ways_back
-from orchestrator.upgrade.ledger import fold
+from orchestrator.upgrade.crash_row import crash_row
+from orchestrator.upgrade.ledger import Ledger, fold
 from orchestrator.upgrade.records import (
     Change,
     Committed,
@@ -16,6 +17,7 @@ from orchestrator.upgrade.records import (
     Entry,
     Fact,
     HostStarted,
+    HostStopped,
     Planned,
     Prepared,
     Quarantined,
@@ -101,3 +103,44 @@ def test_a_death_that_no_module_can_have_caused_is_not_counted(no_module: bool) 
     left = fold([Record(seq, 1000.0 + seq, fact, b"") for seq, fact in enumerate(facts, 1)])
     died = start_died(left, left, None, no_module=no_module)
     assert (died is None) == no_module
+
+
+def told(facts: Sequence[Fact], *, host_runs: bool) -> str:
+    row = crash_row(ledger_of(facts), 10.0, host_runs=host_runs)
+    return row.what if row is not None else ""
+
+
+def ledger_of(facts: Sequence[Fact]) -> Ledger:
+    return fold([Record(seq, 1000.0 + seq, fact, b"") for seq, fact in enumerate(facts, 1)])
+
+
+LASTED: list[Fact] = [*BROUGHT, HostStarted(1, "1"), Settled()]
+
+
+def starts(count: int, *left: Fact) -> list[Fact]:
+    """So many starts after one that has lasted; each from the second on has taken down what is `left` of the one before."""
+    return [HostStarted(2, "1"), *(fact for _ in range(count - 1) for fact in (HostStarted(2, "1"), *left))]
+
+
+def test_a_row_is_told_from_the_third_host_on_that_ended_early() -> None:
+    assert not told([*LASTED, *starts(3)], host_runs=True)
+    assert told([*LASTED, *starts(3)], host_runs=False).startswith("3 hosts in a row ended within 10 s")
+    assert told([*LASTED, *starts(4)], host_runs=True).startswith("3 hosts in a row ended within 10 s")
+    assert not told([*LASTED, *starts(4), Settled()], host_runs=False)
+    assert not told([*LASTED, *starts(4), HostStopped(clean=True)], host_runs=False)
+
+
+@pytest.mark.parametrize(
+    ("left", "says", "never"),
+    [
+        ((StartDied((KEY,), "?"),), "code of hen 1.1.0 ran at 3 of the ends, and it goes out of service at 4", "no release"),
+        ((StartDied((), "?"),), "of 3 nothing says whose code it was; no release is accused", "before any"),
+        ((), "before any module's code had run, with an error of their own, or with the machine; no release", "whose"),
+    ],
+    ids=["its code ran", "nothing is known", "no module's doing"],
+)  # fmt: skip
+def test_a_row_says_what_is_known_of_the_cause(left: tuple[Fact, ...], says: str, never: str) -> None:
+    what = told([*LASTED, *starts(4, *left)], host_runs=True)
+    assert "started at 1970-01-01 00:16:53 UTC" in what
+    assert says in what
+    assert never not in what

@@ -15,6 +15,7 @@ from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
 from orchestrator.upgrade import words
+from orchestrator.upgrade.crash_row import crash_row
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.records import StateImported, TagRefused
 from orchestrator.upgrade.rollback import RollbackRefused, plan_rollback
@@ -25,9 +26,12 @@ from repo_store.release import RefMap
 Facts = dict[str, Any]  # Any: JSON
 
 
-def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], since: float) -> Facts:
+def status(
+    app: Application, upgrader: Upgrader, failed: Mapping[str, str], since: float, settle_s: float
+) -> Facts:
     """The document of `livetag status --json`."""
     ledger = upgrader.book.ledger
+    row = crash_row(ledger, settle_s, host_runs=True)
     return {
         "app": upgrader.outlook.app_name,
         "host": {"pid": os.getpid(), "since": since},
@@ -51,6 +55,7 @@ def status(app: Application, upgrader: Upgrader, failed: Mapping[str, str], sinc
         ],
         "availability": _availability(ledger, since, app.clock.wall()),
         "dead_letters": len(app.letters),
+        "crash_row": {"what": row.what, "todo": row.todo} if row is not None else None,
         "last_change": _last(ledger, upgrader.outlook.refs),
         "leftovers": [
             {"module": x.remains.name, "version": x.remains.version, "held_by": list(x.held_by), "at": x.at}

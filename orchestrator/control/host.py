@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import metadata
 
@@ -29,6 +29,7 @@ from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
 from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.book import Book
+from orchestrator.upgrade.crash_row import crash_row
 from orchestrator.upgrade.durable_store import DurableStore
 from orchestrator.upgrade.errors import JournalFailed, UpgradeError
 from orchestrator.upgrade.gate import Gate
@@ -56,9 +57,10 @@ _NOT_NOTED = (
 )
 
 
-def run(deployment: Deployment) -> int:
+def run(deployment: Deployment, without: Collection[str] = ()) -> int:
     """Run the host until SIGTERM, SIGINT or a stop command; returns the exit code: 0 stopped, 1 could not run.
 
+    The modules `without` are not loaded; their state and messages are kept.
     Side effects: takes the deployment's lock, journal and socket. After `livetag restart` the process becomes a new host.
     """
     os.umask(0o077)
@@ -68,7 +70,7 @@ def run(deployment: Deployment) -> int:
         if arm(deployment.path, os.environ):
             logger.warning(_ARMED)
         with only_host(deployment.path / "host.lock"):
-            code, again = asyncio.run(_Host(deployment, load_config(deployment)).main())
+            code, again = asyncio.run(_Host(deployment, load_config(deployment), without).main())
     except (DeploymentInUse, SocketTaken, FailpointsRefused, UpgradeError, StoreError, OSError) as error:
         logger.error("{}", error)
         return 1
@@ -88,7 +90,8 @@ def _allow_many_files() -> None:
 class _Host:
     """What one run of a host holds."""
 
-    def __init__(self, deployment: Deployment, config: HostConfig) -> None:
+    def __init__(self, deployment: Deployment, config: HostConfig, without: Collection[str] = ()) -> None:
+        self._without = frozenset(without)
         self._deployment = deployment
         self._config = config
         self._stop = asyncio.Event()
@@ -110,7 +113,11 @@ class _Host:
         return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
+        self._check_without(book)
         close_the_past(book, _version(), self._box.last(), self._box.run)
+        row = crash_row(book.ledger, self._config.host.settle_s, host_runs=True)
+        if row is not None:
+            logger.error("{}. {}", row.what, row.todo)
         self._box.begin()
         images, stored = book.journal.load_images(), book.journal.load_stored()
         repository = Repository(
@@ -131,7 +138,14 @@ class _Host:
         hide_in_logs(app.secrets.hide)
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
         recovered = await bring_back(
-            app, book, repository, images, self._config.trial, self._box, stored=stored
+            app,
+            book,
+            repository,
+            images,
+            self._config.trial,
+            self._box,
+            stored=stored,
+            without=self._without,
         )
         settling = asyncio.ensure_future(self._settle(app, book))
         await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
@@ -167,6 +181,16 @@ class _Host:
             watchdog.stop()
             await upgrader.stop()
             await repository.close()
+
+    def _check_without(self, book: Book) -> None:
+        """Refuse to start if a module that is to be left out is not there; nothing was recorded then."""
+        unknown = ", ".join(sorted(self._without - set(book.ledger.table)))
+        if unknown:
+            there = ", ".join(sorted(book.ledger.table)) or "none"
+            raise UpgradeError(
+                f"The host was not started: --without names {unknown}, and the modules in service are: {there}. "
+                "Name one of those, or none."
+            )
 
     async def _settle(self, app: Application, book: Book) -> None:
         """Record that what the host started with does not end it, once it has served for a while, and later switches too."""

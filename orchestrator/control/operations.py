@@ -110,7 +110,7 @@ class Operations:
         return {"pid": os.getpid()}
 
     async def _status(self, _request: dict[str, object], _emit: Emit) -> object:
-        return facts.status(self._app, self._upgrader, self._failed, self._since)
+        return facts.status(self._app, self._upgrader, self._failed, self._since, self._config.host.settle_s)
 
     async def _history(self, request: dict[str, object], _emit: Emit) -> object:
         asked, book = read(request, _History), self._upgrader.book

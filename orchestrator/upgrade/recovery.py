@@ -6,7 +6,7 @@ COMMITTED is the only decision: a transaction without it never happened. Doing t
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from loguru import logger
@@ -176,16 +176,18 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     box: BlackBox | None = None,
     bring: Bring = incoming_release,
     stored: Stored = NOTHING_STORED,
+    without: Collection[str] = (),
 ) -> Recovered:
     """Load every module of the table, give it its image, and start them all together; `box` notes whose code runs.
 
-    A durable module gets what is `stored` of it.
+    A durable module gets what is `stored` of it. The modules `without` stay out, as a person wished.
 
     A module that cannot be loaded stays out, with the reason; the others serve.
     """
     recovered = Recovered()
     box = box or BlackBox()
     lethal = not_loaded(book.ledger)
+    stays_out = {**{name: words.left_out(book.ledger.table[name]) for name in without}, **lethal}
     if LETTERS in images:
         restore_letters(app, images[LETTERS])
     app.letters.restore(stored.letters)
@@ -198,8 +200,8 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     for name, entry in sorted(book.ledger.table.items()):
         kept = waiting.get(name)
         try:
-            if name in lethal:
-                raise UpgradeError(lethal[name])
+            if name in stays_out:
+                raise UpgradeError(stays_out[name])
             with box.during(name, "being loaded"):
                 found = await repository.staged(entry)
                 incoming = bring(found[0], entry, found[1], trial)

@@ -21,6 +21,14 @@ def release_name(entry: Entry) -> str:
     return f"{name} {entry.version}" if own or tag is None else f"{name} {entry.version} (by v{tag.version})"
 
 
+def left_out(entry: Entry) -> str:
+    """Why a module is not loaded that a person left out of a start."""
+    return (
+        f"{entry.name} {entry.version} is left out of this start by --without; its state and messages are kept. Push a "
+        "version that works, or start the host without that option to have it again."
+    )
+
+
 def change_text(change: Change) -> str:
     """One change: `counter 1.0.0 → 1.1.0`, `counter 1.0.0 added`, `counter 1.0.0 removed`."""
     if change.before is None:

@@ -62,6 +62,14 @@ def run(
     ] = None,
     named: Dir = None,
     level: Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Leave this module out, with its state kept: to come up when one ends each start. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the host of a deployment here, until SIGTERM or Ctrl-C; then it drains, saves and exits."""
     from orchestrator.control.logs import LEVELS, setup_logging
@@ -74,7 +82,7 @@ def run(
     from orchestrator.control.host import run as run_host
 
     try:
-        code = run_host(deployment)
+        code = run_host(deployment, without or ())
     except Exception as error:
         raise HostEnded(error) from error
     raise typer.Exit(code)
@@ -110,11 +118,24 @@ def _host(session: Session) -> HostStatus:
 
 def status(named: Dir = None, as_json: Json = False) -> None:
     """Show availability, the last change and its undo, and every module."""
-    facts = Session.find(named).ask("status", {})
+    session = Session.find(named)
+    try:
+        facts = session.ask("status", {})
+    except HostAbsent as error:
+        raise HostAbsent(f"{error}{_why_absent(session)}") from error
     if as_json:
         print_json(facts)
     else:
         show_status(view(facts, Status))
+
+
+def _why_absent(session: Session) -> str:
+    """What the journal says of hosts that do not stay; empty if it says nothing of the kind."""
+    from orchestrator.control.doctor.examine import case_of
+    from orchestrator.control.doctor.journal import row_of
+
+    row = row_of(case_of(session.deployment))
+    return f" {row.what}. {row.todo}" if row is not None else ""
 
 
 def demo(

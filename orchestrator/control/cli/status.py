@@ -39,6 +39,8 @@ def show_status(status: Status) -> None:
         )
     if status.dead_letters:
         say(f"dead letters: {status.dead_letters}; see livetag dead-letters list", style="yellow")
+    if status.crash_row is not None:
+        say(f"crash loop: {status.crash_row.what}. {status.crash_row.todo}", style="bold red")
     if status.failpoints:
         say("failpoints are ON: this host dies and fails on purpose; it is for tests only", style="bold red")
     if status.problem:

@@ -113,6 +113,11 @@ class NotPermitted(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class CrashRow(msgspec.Struct, frozen=True):
+    what: str = ""
+    todo: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     app: str | None = None
     host: HostStatus = HostStatus()
@@ -124,6 +129,7 @@ class Status(msgspec.Struct, frozen=True):
     waiting: list[Waiting] = []
     not_permitted: list[NotPermitted] = []
     dead_letters: int = 0
+    crash_row: CrashRow | None = None
     leftovers: list[Leftover] = []
     kept: list[Kept] = []
     problem: str | None = None

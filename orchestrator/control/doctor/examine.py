@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     journal.journal,
     journal.transaction,
     journal.modules,
+    journal.starts,
     locks.left,  # before what writes refs
     repository.store,
     refs.tags,
@@ -43,13 +44,17 @@ class Report:
 
 def examine(deployment: Deployment) -> Report:
     """Look at everything, change nothing. A check that fails itself is a finding, never an exception."""
+    case = case_of(deployment)
+    return Report(tuple(finding for check in CHECKS for finding in _findings(check, case)))
+
+
+def case_of(deployment: Deployment) -> Case:
+    """What the checks look at, of this deployment as it is now."""
     pid = place.running_host(deployment)
     try:
-        ledger = journal.read_ledger(deployment.journal)
+        return Case(deployment, pid, journal.read_ledger(deployment.journal))
     except journal.ERRORS:
-        ledger = None
-    case = Case(deployment, pid, ledger)
-    return Report(tuple(finding for check in CHECKS for finding in _findings(check, case)))
+        return Case(deployment, pid, None)
 
 
 def _findings(check: Check, case: Case) -> list[Finding]:

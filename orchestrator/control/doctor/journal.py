@@ -6,12 +6,16 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.control.config import load_config
 from orchestrator.control.doctor.findings import Case, Finding
 from orchestrator.upgrade import words
 from orchestrator.upgrade.crash_loop import not_loaded
+from orchestrator.upgrade.crash_row import CrashRow, crash_row
 from orchestrator.upgrade.errors import IllegalTransition, UpgradeError
 from orchestrator.upgrade.journal_file import read_images, read_records, reading, saved_images
 from orchestrator.upgrade.ledger import Ledger, fold
+from repo_store.errors import StoreError
+from repo_store.manifest import HostSection
 
 ERRORS = (UpgradeError, IllegalTransition, OSError, sqlite3.Error)
 
@@ -73,3 +77,25 @@ def modules(case: Case) -> Iterator[Finding]:
         return
     for name, why in not_loaded(case.ledger).items():
         yield Finding("modules", False, why, f"Push a new version of {name}.")
+
+
+def starts(case: Case) -> Iterator[Finding]:
+    """Whether hosts end right after their start, one after the other."""
+    if case.ledger is None:
+        return
+    row = row_of(case)
+    if row is None:
+        yield Finding("starts", True, "no row of hosts has ended right after their start")
+    else:
+        yield Finding("starts", False, row.what, row.todo)
+
+
+def row_of(case: Case) -> CrashRow | None:
+    """The row of hosts that ended right after their start, up to now."""
+    if case.ledger is None:
+        return None
+    try:
+        settle_s = load_config(case.deployment).host.settle_s
+    except (StoreError, OSError):  # a check of its own says so
+        settle_s = HostSection().settle_s
+    return crash_row(case.ledger, settle_s, host_runs=case.host_runs)
