@@ -29,6 +29,7 @@ from orchestrator.upgrade.records import (
     ImageSaved,
     Planned,
     Prepared,
+    Quarantined,
     RolledBack,
 )
 from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
@@ -214,6 +215,37 @@ def test_a_module_that_cannot_come_back_is_stopped_keeps_its_state_and_ends_nobo
             await idle(it.app)
             assert state_of(it.app, "bad")["total"] == 4
             assert not it.book.ledger.images
+
+    asyncio.run(story())
+
+
+def test_a_release_put_back_to_a_state_that_only_the_fatal_one_can_step_down_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        _Folder(tmp_path / "stage").stage("tree", COUNTER)
+        old, new = entry("counter", "1.0.0"), entry("counter", "1.1.0", "tree2")
+        facts: list[tuple[Fact, Sequence[ModuleImage]]] = [
+            (HostStarted(1, "0"), ()),
+            (Planned(1, (Change("counter", None, old),), "t", "w"), ()),
+            (Prepared(1), ()),
+            (Committed(1, 1.0, 0), ()),
+            (Confirmed(1, ""), ()),
+            (ImageSaved(("counter",)), (msgspec.structs.replace(image("counter", 3), state_version=2),)),
+            (Quarantined("counter", new.commit_id, new.tag, "it ended the host", fatal=True), ()),
+            (HostStopped(clean=True), ()),
+        ]
+        record(tmp_path / "journal.db", facts)
+        async with host(tmp_path / "stage", tmp_path / "journal.db") as it:
+            assert it.recovered.failed["counter"] == (
+                "counter 1.0.0 cannot take up what is kept of it, which another release has left: No migration leads from "
+                "state version 2 to 1 (steps there are: none). The steps of counter/v1.1.0 are not at hand: it ended the "
+                "host, and no code of it is loaded. counter is out of service; its state and messages are kept, and nothing "
+                "of them is lost. Push a new version of it that keeps that state version, or that has the step; or, once "
+                "the cause is gone, livetag retry counter/v1.1.0 brings that one back."
+            )
+            assert it.recovered.kept["counter"].state_version == 2
+            assert it.book.ledger.images == {"counter"}
 
     asyncio.run(story())
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from loguru import logger
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.errors import ModuleError, error_text
+from orchestrator.runtime.errors import MigrationMissing, ModuleError, error_text
 from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.black_box import BlackBox, Evidence
@@ -209,10 +209,10 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
                 earlier = _earlier(book.ledger, entry, lambda each: _code(repository, each, bring, trial))
                 ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides, earlier))
         except (UpgradeError, ModuleError, StoreError) as error:
-            recovered.failed[name] = str(error)
+            recovered.failed[name] = why = _why_failed(entry, error, book.ledger)
             if kept is not None:
                 recovered.kept[name] = kept
-            logger.bind(module=name).error("{} {} did not come back: {}", name, entry.version, error)
+            logger.bind(module=name).error("{} {} did not come back: {}", name, entry.version, why)
     app.rewire(next_wiring(app, ready))
     for participant in ready:
         if participant.new is not None:
@@ -228,6 +228,13 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
         await participant.start()
     await _confirm(book, recovered)
     return recovered
+
+
+def _why_failed(entry: Entry, error: Exception, ledger: Ledger) -> str:
+    missing = error if isinstance(error, MigrationMissing) else error.__context__  # a vote of no hides it
+    if isinstance(missing, MigrationMissing):  # nobody can add a step to what is released
+        return words.no_way_to(entry, missing, ledger.quarantine.values())
+    return str(error)
 
 
 async def _confirm(book: Book, recovered: Recovered) -> None:

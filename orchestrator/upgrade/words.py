@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.quiesce import Pause
 from orchestrator.upgrade.errors import Fault
-from orchestrator.upgrade.ledger import TransactionView
+from orchestrator.upgrade.ledger import Quarantine, TransactionView
 from orchestrator.upgrade.overrides import PRESENCE, SERVICE, Override, OverrideKey
 from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.records import Change, Entry, Held, Unheld
@@ -26,6 +27,26 @@ def left_out(entry: Entry) -> str:
     return (
         f"{entry.name} {entry.version} is left out of this start by --without; its state and messages are kept. Push a "
         "version that works, or start the host without that option to have it again."
+    )
+
+
+def no_way_to(entry: Entry, error: MigrationMissing, quarantine: Iterable[Quarantine]) -> str:
+    """Why a module cannot take up what is kept of it, when its steps are only in a release that must not be loaded."""
+    fatal = [q for q in quarantine if q.fatal and q.package == entry.package]
+    tags = ", ".join(sorted(q.tag or q.commit_id[:12] for q in fatal))
+    why = (
+        f" The steps of {tags} are not at hand: it ended the host, and no code of it is loaded."
+        if fatal
+        else ""
+    )
+    retry = (
+        f"; or, once the cause is gone, livetag retry {tags} brings that one back" if len(fatal) == 1 else ""
+    )
+    missing = str(error).partition(" Add a step")[0].rstrip(".")
+    return (
+        f"{entry.name} {entry.version} cannot take up what is kept of it, which another release has left: {missing}.{why} "
+        f"{entry.name} is out of service; its state and messages are kept, and nothing of them is lost. Push a new version "
+        f"of it that keeps that state version, or that has the step{retry}."
     )
 
 
