@@ -1,4 +1,4 @@
-"""One seed with its whole trace, or many: python -m tests.simulation SEED [COUNT]."""
+"""One seed with its whole trace, or many: python -m tests.simulation [ERA:]SEED [COUNT]."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulation.world import World
+from tests.simulation.world import ERA, World
 
 
-def main(first: int, count: int) -> int:
+def main(first: int, count: int, era: int) -> int:
     began, coverage, failed = time.process_time(), Counter[str](), 0
     for seed in range(first, first + count):
-        report = World(seed, keep_all=count == 1).run()
+        report = World(seed, era=era, keep_all=count == 1).run()
         coverage.update(report.coverage)
         if count == 1:
             print("\n".join(report.trace))  # noqa: T201
@@ -27,4 +27,5 @@ def main(first: int, count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1))
+    era, _, first = sys.argv[1].rpartition(":")
+    sys.exit(main(int(first), int(sys.argv[2]) if len(sys.argv) > 2 else 1, int(era or ERA)))

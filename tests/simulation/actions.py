@@ -37,7 +37,20 @@ class Drawing:
 
     def durable(self, package: str) -> bool:
         """Mostly as its package is in this world."""
-        return bool(self._durable) and (package in self._durable) != (self._own.random() < 0.1)
+        change = 0.1 if self._world.era < 2 else 0.25
+        return bool(self._durable) and (package in self._durable) != (self._own.random() < change)
+
+    def aim(self) -> int:
+        """A life dies right after so many writes of durable modules, which are on disk then, and nothing after them; 0: no."""
+        aim = self._world.aim
+        if self._world.era < 2 or not self._durable or aim.random() < 0.5:
+            return 0
+        return aim.randint(1, aim.choice((4, 40, 160)))
+
+    def aim_at_switch(self) -> int:
+        """The same, counted from a switch by which a module becomes durable."""
+        aim = self._world.aim
+        return aim.randint(1, 3) if self._world.era >= 2 and aim.random() < 0.5 else 0
 
     def spec(self, package: str) -> Spec:
         rng = self._rng

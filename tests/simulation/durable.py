@@ -55,10 +55,10 @@ class _OnDisk:
             for chunk in table.parts:
                 for src, record in msgspec.msgpack.decode(chunk):
                     self.rows[src] = next(iter(record.values())) - STEP * (table.version - 1)
-        self.inbox = _numbered(name, (message.body for message in image.messages))
+        self.inbox = numbered(name, (message.body for message in image.messages))
 
 
-def _numbered(name: str, bodies: Iterable[object]) -> list[Numbered]:
+def numbered(name: str, bodies: Iterable[object]) -> list[Numbered]:
     found = [each for body in bodies if (each := waiting(body)) is not None]
     return [((epoch, src, name), n) for epoch, src, n in found]
 
@@ -89,7 +89,7 @@ class Units:
     def end_life(self, stored: Stored, must: set[str], *, clean: bool) -> dict[str, Mirror]:
         """Compare, and return what each durable module goes on with; `must`: the durable modules of the table."""
         letters = {
-            each for letter in stored.letters for each in _numbered(letter.module, [letter.message.body])
+            each for letter in stored.letters for each in numbered(letter.module, [letter.message.body])
         }
         for name in sorted(must - stored.modules.keys()):
             self._watch.fail(f"{name} is durable, and the disk has nothing of it")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.control.config import Deployment
 from orchestrator.control.host import _Host
@@ -20,7 +19,6 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError
-from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.durable_store import DurableStore
@@ -44,12 +42,13 @@ from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import HostConfig, HostSection, ModuleManifest, TrialSection
 from tests.simulation.disk import Disk, VirtualFile, VirtualWriter
-from tests.simulation.durable import Unit
+from tests.simulation.durable import Numbered, Unit, numbered
 from tests.simulation.loop import VirtualClock, VirtualLoop
 from tests.simulation.modules import Counter
 from tests.simulation.refs import VirtualRepository
 from tests.simulation.source import VirtualSource
 from tests.simulation.watch import Watch, Watcher
+from tests.simulation.witness import Witness
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -57,45 +56,6 @@ if TYPE_CHECKING:
 TURNS_MAX = 60_000
 UNSEEN = 0.3  # of the deaths: nothing is left that tells whose code ran
 CONFIG = HostConfig(host=HostSection(drain_s=3.0, settle_s=5.0))
-
-
-class Witness(BlackBox):
-    """The black box on a page of the world: what a process that is dead would still note is not on it."""
-
-    def __init__(self, page: dict[str, Any], loop: VirtualLoop) -> None:
-        super().__init__()
-        self._page = page
-        self._loop = loop
-        self.open = False
-
-    def last(self) -> Evidence | None:
-        if not self._page:
-            return None
-        running = self._page["running"]
-        module, doing = running[-1] if running else (None, "")
-        page = self._page
-        return Evidence(
-            page["pid"], module, doing, page["ended"], page["in_doubt"], page["loaded"], page["run"]
-        )
-
-    def begin(self) -> None:
-        self.open = True
-        self._write()
-
-    def tells_nothing(self) -> None:
-        """What killed the host was a thread that a module had left behind: no unit of anybody was running."""
-        self._page.update(running=[])
-
-    def _write(self, *, ended: bool = False) -> None:
-        if self.open and not self._loop.dead:
-            self._page.update(
-                pid=os.getpid(),
-                run=self.run,
-                running=list(self._running),
-                ended=ended,
-                in_doubt=self._in_doubt,
-                loaded=self._loaded,
-            )
 
 
 class VirtualJournal(Journal):
@@ -113,6 +73,7 @@ class VirtualJournal(Journal):
     def put(self, writes: Sequence[Write], number: int) -> None:
         super().put(writes, number)
         self._life.writer.overtake()
+        self._life.note_put()
 
 
 class VirtualUpgrader(Upgrader):
@@ -147,8 +108,10 @@ class Life:
         self.loop = VirtualLoop(world.rng, world.now, TURNS_MAX)
         self.clock = VirtualClock(self.loop)
         self.disk = Disk(world.rng, self.loop, self._crashes)
+        self.dies_in = world.drawing.aim()  # writes of durable modules; 0: not so
         self.appended: dict[int, str] = {}
         self.planned: dict[int, tuple[Change, ...]] = {}
+        self.becoming: dict[int, set[Numbered]] = {}
         self.starting = self.stopping = self.serving = False
         self.clean = False
         self.over = self.finished = False
@@ -225,6 +188,40 @@ class Life:
             self.planned[fact.txn] = fact.changes
         if isinstance(fact, (Planned, Prepared, Committed, RolledBack)):
             self.appended[fact.txn] = type(fact).__name__
+        if isinstance(fact, Prepared) and self.serving and self.world.era >= 2:
+            for name in self._becoming_durable(fact.txn):  # else next to nothing waits in the switch
+                self.world.bursts += 1
+                self.produce(100 + self.world.bursts, name, 20, 0.0002)
+        if isinstance(fact, Committed) and self.serving:
+            for name in self._becoming_durable(fact.txn):
+                self._note_waiting(fact.txn, name)
+
+    def _becoming_durable(self, txn: int) -> list[str]:
+        trees = self.world.origin.trees
+        return [
+            change.name
+            for change in self.planned[txn]
+            if change.before is not None and change.after is not None and change.name in self.app.modules
+            if trees[change.after.tree_id].durable and not trees[change.before.tree_id].durable
+        ]
+
+    def _note_waiting(self, txn: int, name: str) -> None:
+        """What waits for a module that becomes durable is on disk with the decision, or the next death would lose it."""
+        waits = numbered(name, (message.body for message in self.app.modules[name].mailbox.queue))
+        self.becoming.setdefault(txn, set()).update(waits)
+        self.world.coverage["becomes durable"] += 1
+        if waits and not self.world.over:
+            self.world.coverage["waited for it"] += 1
+            self.dies_in = self.world.drawing.aim_at_switch() or self.dies_in
+
+    def note_put(self) -> None:
+        """The writer is a thread, and a kill comes at any moment: so also with just this on disk, and nothing after it."""
+        if not self.dies_in or not self.serving or self.loop.dead or self.world.over:
+            return
+        self.dies_in -= 1
+        if not self.dies_in:
+            self.writer.hurry()
+            self.die("right after a write of a durable module")
 
     def make_writer(self, journal: Journal) -> VirtualWriter:
         self.writer = VirtualWriter(journal, self.disk, self.loop)
@@ -287,6 +284,7 @@ class Life:
         ).table()
         self._running = asyncio.ensure_future(self.upgrader.run())
         self.starting, self.serving = False, True
+        self.watch.put_back -= self.app.modules.keys()
         self.upgrader.look()
 
     def _told_to_stop(self, *, restart: bool) -> None:

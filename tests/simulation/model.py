@@ -73,8 +73,11 @@ class DiskModel:
                 self.died.update(self._keys(fact.txn))
         elif isinstance(fact, Confirmed):
             self._move(fact.txn, {"committed"}, "confirmed")
-            for key in self._keys(fact.txn):
-                self.died.pop(key, None)
+            for change in self.changes[
+                fact.txn
+            ]:  # what has come into service is trusted again, also by being enabled
+                if change.after is not None:
+                    self.died.pop((change.after.package, change.after.commit_id), None)
         elif isinstance(fact, Unchanged):
             self._put(fact.changes, record.seq)
             self.ended[record.seq] = "unchanged"

@@ -60,6 +60,7 @@ class Watch:
         self.mirrors: dict[str, Mirror] = {}
         self.saved: dict[str, Mirror] = {}
         self.units = Units(self)
+        self.put_back: set[str] = set()  # by a start that nothing of it has served after, yet
         self.floor: dict[str, int] = {}  # module → the transaction whose version must handle, or a later one
         self.life: Life | None = None
         self.muted = False  # what a killed process would still do while it is taken apart is nothing
@@ -110,6 +111,10 @@ class Watch:
                 self.fail(f"{gone} leave, and nobody has asked for it: a missing tag never unloads")
         if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
             self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
+        if isinstance(fact, Committed):
+            names = {change.name for change in self.model.changes[fact.txn]}
+            self.put_back = self.put_back | names if life.starting else self.put_back - names
+            self.units.owed |= life.becoming.pop(fact.txn, set())
         if isinstance(fact, RolledBack) and fact.fault == "release":
             changes = self.model.changes[fact.txn]
             trees = [c.after.tree_id for c in changes if c.after is not None]

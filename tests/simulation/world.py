@@ -25,6 +25,7 @@ from tests.simulation.modules import Spec
 from tests.simulation.refs import Origin
 from tests.simulation.watch import Watch
 
+ERA = 2  # of what worlds draw from; what is added to it comes in a new era, so that kept seeds stay the worlds they were
 LIVES_MAX = 60
 LOOK_EVERY = 16  # turns of the loop between two looks at what must hold
 
@@ -34,6 +35,7 @@ class Report:
     """How a seed ended."""
 
     seed: int
+    era: int
     problems: list[str]
     digest: str
     trace: list[str]
@@ -51,7 +53,7 @@ class Report:
             "the last of its trace:",
             *(f"  {line[:300]}" for line in self.trace[-40:]),
             *self.problems[1:],
-            f"again, with the whole trace: python -m tests.simulation {self.seed}",
+            f"again, with the whole trace: python -m tests.simulation {self.era}:{self.seed}",
         ]
         return "\n".join(lines)
 
@@ -59,8 +61,9 @@ class Report:
 class World:
     """All that outlives a crash."""
 
-    def __init__(self, seed: int, *, keep_all: bool = False) -> None:
+    def __init__(self, seed: int, *, era: int = ERA, keep_all: bool = False) -> None:
         self.seed = seed
+        self.era = era
         self.rng = random.Random(seed)  # noqa: S311  # drawn worlds
         self.now = 1000.0
         self.origin = Origin()
@@ -70,6 +73,7 @@ class World:
         self.witness = random.Random(f"witness {seed}")  # noqa: S311  # worlds without are as they were
         self.coverage: Counter[str] = Counter()
         self.crash_at: tuple[str, str, int] | None = None
+        self.aim = random.Random(f"aim {seed}")  # noqa: S311  # worlds without are as they were
         self.bursts = 0
         self.poison = self.rng.choice((0, 0, 0, 5, 11))
         self.over = False  # the script has ended: no more crashes
@@ -118,6 +122,7 @@ class World:
         self.platter.close()
         return Report(
             self.seed,
+            self.era,
             self.watch.problems,
             self.watch.digest,
             list(self.watch.trace),
@@ -159,7 +164,8 @@ class World:
             self.watch.fail(f"on the loop: {error}")
         self.now = life.loop.time()
         table = self.watch.model.table
-        must = {name for name, entry in table.items() if self.origin.trees[entry.tree_id].durable}
+        durable = {name for name, entry in table.items() if self.origin.trees[entry.tree_id].durable}
+        must = durable - self.watch.put_back
         kept = self.watch.units.end_life(self.platter.stored(), must, clean=life.clean)
         if not life.clean:
             self.watch.killed(kept)
