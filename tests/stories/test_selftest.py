@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -84,6 +85,9 @@ def facts(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_a_kill_on_ones_own_modules_says_what_was_seen_and_leaves_only_its_report(operator: Operator) -> None:
+    other = operator.work / "modules" / "hen"
+    other.mkdir()
+    (other / "__init__.py").write_text(dedent(shaped(1)))
     before = sorted(operator.work.rglob("*"))
     done = operator.selftest("--repo", str(operator.work), "--points", ONE, "--yes", "--json")
     assert done.returncode == 0, done.stderr
@@ -92,6 +96,7 @@ def test_a_kill_on_ones_own_modules_says_what_was_seen_and_leaves_only_its_repor
     assert told["kills"] == [{"name": ONE, "outcome": "old", "seconds": told["kills"][0]["seconds"]}]
     assert told["verdict"].startswith("crash-safe here: 1 kill at 1 point, 1 all old, 0 all new")
     assert told["modules"]["counter"].startswith("1.0.0 ")
+    assert "→" in told["modules"]["hen"], "both at once, though nothing of one commit served before"
     assert "counter" in operator.report.read_text()
     assert operator.left() == []
     assert sorted(operator.work.rglob("*")) == before

@@ -8,7 +8,7 @@ the next is the same code with a comment behind it: another tree, that is loaded
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from orchestrator.control.config import VARIABLE, Deployment
 from orchestrator.control.init import REMOTE, create
 from orchestrator.control.selftest.composition import app_toml
 from orchestrator.control.selftest.errors import SelftestImpossible
-from orchestrator.control.selftest.origin import Code, Origin, Package
+from orchestrator.control.selftest.origin import Origin, Package
 from repo_store import failpoints
+from repo_store.manifest import parse_module
 from repo_store.release import Version
 
 SETTLE_S = 0.3  # a start has lasted after this: the selftest ends many, and means none of them
@@ -79,7 +80,8 @@ def lay_out(origin: Origin, root: Path, env: Mapping[str, str]) -> Layout:
         clone.run("remote", "add", REMOTE, str(place.store))
         clone.run("fetch", "--quiet", "--no-tags", str(origin.objects), "+refs/*:refs/origin/*")
         _compose(clone, origin)
-        tags = tuple(_release(clone, package) for package in origin.packages)
+        upcoming = _next(clone, origin.packages)
+        tags = tuple(_release(clone, package, upcoming) for package in origin.packages)
     except CloneFailed as error:
         raise SelftestImpossible(
             f"The commits of {origin.what} could not be copied: {error}. Nothing was changed there."
@@ -103,28 +105,47 @@ def _compose(clone: Clone, origin: Origin) -> None:
     clone.run("tag", APP_TAG)
 
 
-def _release(clone: Clone, package: Package) -> Tags:
+def _next(clone: Clone, packages: Sequence[Package]) -> str:
+    """One commit with the next release of every package: what one commit asks for is one transaction (DESIGN §4).
+
+    In service they are from commits of different days. Of a shared folder that two of them have it is the last one's.
+    """
+    clone.run("read-tree", "--empty")
+    for package in packages:
+        commit_id = package.now.commit_id
+        for folder in (f"modules/{package.name}", *_shared(clone, package.name, commit_id)):
+            clone.run("rm", "-r", "--quiet", "--cached", "--ignore-unmatch", "--", folder)
+            clone.run("read-tree", f"--prefix={folder}/", f"{commit_id}:{folder}")
+        if package.before is None:
+            _comment(clone, package.name, "next")
+    return _commit(clone, "The next releases", *dict.fromkeys(each.now.commit_id for each in packages))
+
+
+def _shared(clone: Clone, package: str, commit_id: str) -> tuple[str, ...]:
+    path = f"modules/{package}/module.toml"
+    if not clone.run("ls-tree", commit_id, "--", path):
+        return ()
+    return parse_module(clone.run("cat-file", "blob", f"{commit_id}:{path}").encode(), path).shared
+
+
+def _release(clone: Clone, package: Package, upcoming: str) -> Tags:
     base = package.before or package.now
     version = package.now.version if package.before is not None else base.version.next_patch()
     if not base.version < version:  # it was rolled back to: the tags say otherwise than the numbers
         version = base.version.next_patch()
     further = Version(version.major, version.minor, version.patch + FURTHER)
-    upcoming = (
-        package.now.commit_id
-        if package.before is not None
-        else _with_comment(clone, package.now, package.name, "next")
-    )
     tags = Tags(*(f"{package.name}/v{each}" for each in (base.version, version, further)))
     clone.run("tag", tags.base, base.commit_id)
     clone.run("tag", tags.next, upcoming)
-    clone.run("tag", tags.further, _with_comment(clone, package.now, package.name, "further"))
+    clone.run("read-tree", package.now.commit_id)
+    _comment(clone, package.name, "further")
+    clone.run("tag", tags.further, _commit(clone, f"{package.name}, further", package.now.commit_id))
     return tags
 
 
-def _with_comment(clone: Clone, code: Code, package: str, word: str) -> str:
-    """A commit after that one, which differs by a comment at the end of the package's __init__.py."""
+def _comment(clone: Clone, package: str, word: str) -> None:
+    """Put a comment at the end of the package's __init__.py, in the index."""
     path = f"modules/{package}/__init__.py"
-    clone.run("read-tree", code.commit_id)
     row = clone.run("ls-files", "--stage", "--", path)
     text = clone.run("cat-file", "blob", row.split()[1]) if row else ""
     file = clone.path / ".git" / "livetag-selftest"
@@ -137,5 +158,9 @@ def _with_comment(clone: Clone, code: Code, package: str, word: str) -> str:
     blob = clone.run("hash-object", "-w", "--no-filters", str(file))
     mode = row.split()[0] if row else "100644"
     clone.run("update-index", "--add", "--cacheinfo", f"{mode},{blob},{path}")
-    tree = clone.run("write-tree")
-    return clone.run("commit-tree", tree, "-p", code.commit_id, "-m", f"{package}, {word}")
+
+
+def _commit(clone: Clone, message: str, *parents: str) -> str:
+    """A commit of the index, after these."""
+    after = [word for parent in parents for word in ("-p", parent)]
+    return clone.run("commit-tree", clone.run("write-tree"), *after, "-m", message)

@@ -139,6 +139,11 @@ def _laid_out(origin: Origin, folder: Path, report: Report) -> tuple[Bench, Case
         raise SelftestImpossible(
             f"the next release did not go live; {', '.join(bench.layout.next)} changed nothing"
         )
+    if ("switch.record:before", 2) in deploy.points:
+        raise SelftestImpossible(
+            f"the next releases went live one after the other, not as one transaction, of which it could be said that it is "
+            f"all old or all new: {', '.join(bench.layout.next)}. `livetag plan` says what keeps them apart."
+        )
     again = [each.name for each in origin.packages if each.before is None]
     if again:
         report.remarks.append(
