@@ -246,6 +246,8 @@ class Life:
     def killed(self, folder: Path) -> Path:
         """What the disk holds now, as a kill would leave it: the journal of the next life."""
         after = folder / f"killed-{time.monotonic_ns()}.db"
+        if self.journal.failed is not None:  # its writer ends, and to close the file moves the -wal into it
+            self.journal.close()
         with self.disk.lock:
             for suffix in ("", "-wal"):
                 source = Path(f"{self.path}{suffix}")

@@ -26,6 +26,7 @@ from orchestrator.runtime.durability import (
 from orchestrator.runtime.errors import AskTimeout, DurabilityLost, ModuleError, StateInvalid
 from orchestrator.runtime.failures import bury, failure_of
 from orchestrator.runtime.message import TIMER_MARK, Message, encode_message
+from orchestrator.runtime.plain import apart
 from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.table_live import keep_writes, undo_writes
 from orchestrator.runtime.table_store import TableStore, plain_key
@@ -148,6 +149,8 @@ class Durable:
         """End the unit. False: the pump has to wait before the next one: for room at a target, or for the disk."""
         proxy, disk, given = self._proxy, self._disk, self._proxy.outbox.given
         rest: list[Output] = []
+        # As it is now: it waits for the disk, while later units change the state that it may be a part of.
+        reply, self.reply = apart(self.reply) if failure is None else None, None
         disk.begin()
         try:
             if self.failed is not None:
@@ -168,8 +171,7 @@ class Durable:
             number = disk.end()
         proxy.unit = None
         message.path = ()  # who asked waits for the disk alone
-        self._ahead.append(_Ended(rest, message.reply, self.reply, failure))
-        self.reply = None
+        self._ahead.append(_Ended(rest, message.reply, reply, failure))
         if self.stores or len(self._ahead) > 1:
             disk.then(number, self._out)
         else:
@@ -249,7 +251,7 @@ class Durable:
             elif target is None and output.until is None:
                 outbox.unbound(output, output.type)
             else:
-                rest.append(output)
+                rest.append(outbox.promised(output) if target is None else output)
         return rest
 
     def hand_in(self) -> None:

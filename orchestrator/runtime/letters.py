@@ -64,6 +64,19 @@ class DeadLetters:
             )
         return letter
 
+    def promise(self, module: str, message: Message, reason: str, at: float) -> int:
+        """On disk alone: what is a dead letter if the host ends now; returns its number, 0 if it is no plain data."""
+        letter = DeadLetter(self._next, module, message, reason, at)
+        if self._disk is None or not self._write(letter):
+            return 0
+        self._next += 1
+        return letter.number
+
+    def arrived(self, number: int) -> None:
+        """What was promised by this number is elsewhere now, as part of what is being written."""
+        if number and self._disk is not None:
+            self._disk.add(LetterGone(number))
+
     def take(self, number: int) -> DeadLetter | None:
         """Remove and return one letter; None if there is none of this number."""
         letter = self._letters.pop(number, None)

@@ -27,6 +27,7 @@ class Output(NamedTuple):
     body: object
     until: float | None = None
     subscription: Subscription | None = None
+    letter: int = 0  # by which it is on disk while it waits for its name
 
 
 class Outbox:
@@ -83,6 +84,9 @@ class Outbox:
             elif output.type is None:
                 self._publish(output)
             elif (target := app.names.find(output.name)) is not None:
+                if output.letter:
+                    self.put(target, output)
+                    continue
                 admitted = target.accept(app.message(output.type, output.body, owner.name), owner)
                 if admitted is not None:
                     self._wait(admitted, target)
@@ -102,9 +106,11 @@ class Outbox:
 
     def put(self, target: ModuleProxy, output: Output) -> None:
         """Deliver one output out of turn: into the inbox of a durable module, as part of a write."""
-        admitted = target.accept(
-            self._owner.app.message(output.type or "", output.body, self._owner.name), self._owner
-        )
+        app = self._owner.app
+        app.durability.begin()  # a kill must find it in the inbox or as a letter, never as both or neither
+        admitted = target.accept(app.message(output.type or "", output.body, self._owner.name), self._owner)
+        app.letters.arrived(output.letter)
+        app.durability.end()
         if admitted is not None:
             self._wait(admitted, target)
 
@@ -112,12 +118,24 @@ class Outbox:
         """Nobody has the name: wait for it as long as the sender said, else it is a dead letter."""
         app = self._owner.app
         if output.until is not None and app.clock.now() < output.until and not self._gives_up:
-            self.queue.appendleft(output)
+            self.queue.appendleft(self.promised(output))
             self._wait(app.names.when_bound(output.name, app.clock, output.until), None)
         else:
             message = app.message(type_, output.body, self._owner.name)
             why, durable = self._why_unbound(output), self._owner.keeps or app.keeps(output.name)
+            app.durability.begin()
             app.letters.add(output.name, message, why, app.clock.wall(), durable=durable)
+            app.letters.arrived(output.letter)
+            app.durability.end()
+
+    def promised(self, output: Output) -> Output:
+        """What waits for its name, on disk if the sender is durable: after a kill it is a dead letter, and says so."""
+        app = self._owner.app
+        if output.letter or not self._owner.keeps:
+            return output
+        message = app.message(output.type or "", output.body, self._owner.name)
+        reason = f"the host ended while it waited for a module to be bound to {output.name!r} (wait_s)"
+        return output._replace(letter=app.letters.promise(output.name, message, reason, app.clock.wall()))
 
     def _why_unbound(self, output: Output) -> str:
         absent = self._owner.app.names.absent.get(output.name)

@@ -46,6 +46,16 @@ def check_reply(reply: object) -> None:
         raise ReplyRefused(f"its reply is not plain data: {found}")
 
 
+def apart(value: Any) -> Any:
+    """The same plain data in containers of its own: whoever changes the one does not change the other."""
+    cls = value.__class__
+    if cls in FLAT:
+        return value
+    if cls is dict:
+        return {key: item if item.__class__ in FLAT else apart(item) for key, item in value.items()}
+    return cls([item if item.__class__ in FLAT else apart(item) for item in value])
+
+
 def first_not_plain(value: object) -> str:
     """The first part that is not plain data, as a sentence with its path and what to do; empty if there is none."""
     return _bad(value, "it", 0)

@@ -19,10 +19,11 @@ from orchestrator.runtime.message import TIMER_MARK, Message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.table_replace import Replacement
 from orchestrator.runtime.tables import ModuleTables
-from orchestrator.upgrade.errors import VoteRefused
+from orchestrator.upgrade.errors import PauseExceeded, VoteRefused
 from orchestrator.upgrade.incoming import Incoming, KeptState
 
 RECORDS_MAX = 10_000  # that a module may have in Tables when it becomes durable: they are copied in the pause
+WAITING_MAX = 5_000  # messages and dead letters that it may have then: they are encoded in the pause
 
 
 class DurableSide:
@@ -83,6 +84,12 @@ class DurableSide:
         proxy, name = self._proxy, self._proxy.name
         waiting = [*proxy.mailbox.queue, *(late for late, _ in proxy.mailbox.late if late is not None)]
         waiting += self._kept.messages if self._kept is not None else ()
+        count = len(waiting) + sum(letter.module == name for letter in proxy.app.letters)
+        if count > WAITING_MAX:
+            raise PauseExceeded(
+                f"{name} becomes durable with {count} waiting messages and dead letters, and {WAITING_MAX} can be "
+                "written in a pause. Let it catch up, or `livetag dead-letters retry` or `drop`, then push again"
+            )
         self._letters = proxy.app.letters.rows_of(name)
         return [
             Forget(name),

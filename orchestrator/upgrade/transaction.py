@@ -228,6 +228,7 @@ class UpgradeTransaction:
         try:
             with interrupt_after(budget_ms * INTERRUPT_AFTER_BUDGETS / 1000):
                 self._run_author_code()
+            writes = [write for p in self._participants for write in p.writes()]
             paused_ms = quiesce.paused_s * 1000
             if paused_ms > budget_ms:
                 raise PauseExceeded(
@@ -235,7 +236,6 @@ class UpgradeTransaction:
                 )
             held = sum(len(p.proxy.mailbox) for p in self._participants)
             used = tuple(p.name for p in self._participants if p.uses_kept)
-            writes = [write for p in self._participants for write in p.writes()]
             reach("switch.record:before")
             # Before the mailboxes reopen, and with the state in the new schema: no unit of a new version is ever on disk
             # without the decision for that version before it.
