@@ -25,7 +25,7 @@ from watchdog.observers.api import BaseObserver
 
 from repo_store.errors import StoreError
 from repo_store.release import RefMap
-from repo_store.stamp import Stamp, refs_stamp
+from repo_store.stamp import Stamp, is_unmoved, refs_stamp
 from repo_store.store import RepoStore
 
 # Git renames a lock file over a ref, so a move is a change, and a delete may be one. A new package's folder
@@ -35,6 +35,8 @@ SETTLE_MAX_S = 5.0
 STOP_TIMEOUT_S = 10.0
 # Someone may write a ref file in place, which leaves its folder as it was: read anyway, each so many reconciles.
 FULL_READ_EVERY = 20
+# A stamp that is kept from one reconcile to the next is of tags that rested for longer than any file system's tick.
+RESTED_S = 1.0
 
 OnChange = Callable[[RefMap, RefMap], None]
 
@@ -43,7 +45,7 @@ class TagMonitor:
     """Calls `on_change(before, after)` whenever the tags inside the grammar differ from what it last told.
 
     The first call comes soon after `start`, with an empty `before`, even if there are no tags. A map counts
-    once two reads `debounce_s` apart agree, or `wake` said that the push is over. Every `reconcile_s`
+    if nobody has touched the tags for `debounce_s` before it was read, or `wake` said that the push is over. Every `reconcile_s`
     seconds it reads without being asked. If `on_change` raises, the change is told again at the next
     reconcile.
 
@@ -120,7 +122,7 @@ class TagMonitor:
         self._reconciles += 1
         if self._stamp is None or self._reconciles % FULL_READ_EVERY == 0:
             return True
-        return refs_stamp(self._path) != self._stamp
+        return not is_unmoved(self._stamp)
 
     def _look(self, store: RepoStore) -> None:
         # Taken before the reads: a change between the two then costs one more read, and is never missed.
@@ -138,26 +140,21 @@ class TagMonitor:
         except Exception:  # noqa: BLE001  # whatever the listener does, the tags are watched on
             logger.exception("a change of tags was not taken; it is told again in {:g} s", self._reconcile_s)
         else:
-            self._stamp = stamp
+            self._stamp = stamp if stamp.rested(RESTED_S) else None
 
     def _settled(self, store: RepoStore) -> RefMap | None:
-        """Read until the map may count; None if it is as it was told, or if the monitor is stopping."""
+        """Read once nobody touches the tags any more; None if the monitor is stopping."""
+        # A push that never ends must not hide for ever what has arrived: after a while any read counts.
         deadline = time.monotonic() + SETTLE_MAX_S
-        reads = 0
-        before: RefMap | None = None
         while not self._stopping:
+            stamp = refs_stamp(self._path)
             with self._condition:
-                over, self._over, self._dirty = self._over, False, False
-            now = store.refs()
-            reads += 1
-            # A push that never ends must not hide for ever what has arrived: after a while any read counts.
-            if over or now == before or time.monotonic() > deadline:
-                return now
-            if now == self._told and reads == 1 and not self._dirty_since():
-                return None
-            before = now
-            with self._condition:
+                self._dirty = False
                 self._condition.wait_for(lambda: self._over or self._stopping, self._debounce_s)
+                over, self._over = self._over, False
+            now = store.refs()
+            if over or time.monotonic() > deadline or (is_unmoved(stamp) and not self._dirty_since()):
+                return now
         return None
 
     def _dirty_since(self) -> bool:

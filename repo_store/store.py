@@ -22,6 +22,7 @@ from repo_store.manifest import (
 from repo_store.objects import ObjectReader
 from repo_store.refs import Peeler, RefChange, list_refs, read_refs, update_refs
 from repo_store.release import APP, RefMap, Release, Tag, TagRef, is_package_name, parse_tag, version_at
+from repo_store.stamp import Stamp, is_unmoved, refs_stamp
 from repo_store.starting import Start, directly
 from repo_store.tree import TREE, TreeEntry, object_id, tree_object
 
@@ -111,6 +112,14 @@ class RepoStore(ObjectReader):
             if tag is not None:
                 found[tag.name] = TagRef(tag, "", None, f"{self.path / ref} is not what Git writes")
         return found
+
+    def stamp(self) -> Stamp:
+        """Give a cheap sign of the tags, to be given to `is_unmoved`."""
+        return refs_stamp(self.path)
+
+    def is_unmoved(self, stamp: Stamp) -> bool:
+        """Whether nobody has touched a tag since the stamp was taken."""
+        return is_unmoved(stamp)
 
     def commits(self, object_ids: Iterable[str]) -> dict[str, str | None]:
         """Give the commit each id leads to; None for what leads to none, or is missing."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,24 @@ class _Scene:
     async def look(self, *, push_over: bool = True) -> None:
         await self.upgrader.passed(self.upgrader.look(push_over=push_over))
 
+    def transactions(self) -> list[dict[str, str]]:
+        """What each has brought: module → version."""
+        views = self.book.ledger.transactions.values()
+        return [{c.name: c.after.version for c in view.changes if c.after is not None} for view in views]
+
+    def after_each_read(self, does: Iterable[Callable[[], object]]) -> list[RefMap]:
+        """Have each of the next reads of the refs followed by one of these; gives what the reads gave."""
+        read, left = self.repository.refs, iter(does)
+        reads: list[RefMap] = []
+
+        async def disturbed() -> RefMap:
+            reads.append(await read())
+            next(left, lambda: None)()
+            return reads[-1]
+
+        self.repository.refs = disturbed  # type: ignore[method-assign]
+        return reads
+
 
 @asynccontextmanager
 async def upgrading(store: Deployment) -> AsyncIterator[_Scene]:
@@ -179,27 +197,73 @@ def test_a_failure_of_the_moment_is_tried_again_and_quarantines_nothing(tmp_path
     asyncio.run(story())
 
 
-def test_refs_count_only_once_two_reads_agree(tmp_path: Path) -> None:
+def test_refs_count_only_if_nobody_touched_them_while_they_were_read(tmp_path: Path) -> None:
     """Two tags of one commit, seen while the push has written only the first, are one transaction all the same."""
     store = Deployment(tmp_path)
 
     async def story() -> None:
         async with upgrading(store) as scene:
-            scene.release("a/v1.0.0", "b/v1.0.0", modules=["a", "b"])
-            read = scene.repository.refs
-            reads = 0
+            scene.release("a/v1.0.0", modules=["a", "b"])
 
-            async def half_done() -> RefMap:
-                nonlocal reads
-                reads += 1
-                refs = await read()
-                return dict(list(refs.items())[: reads - 1])
+            def the_rest_of_the_push() -> None:
+                store.git("tag", "b/v1.0.0", "a/v1.0.0")
 
-            scene.repository.refs = half_done  # type: ignore[method-assign]
+            reads = scene.after_each_read([the_rest_of_the_push])
             await scene.look(push_over=False)
-            assert [
-                {change.name for change in view.changes} for view in scene.book.ledger.transactions.values()
-            ] == [{"a", "b"}]
+            assert len(reads) == 2
+            assert scene.transactions() == [{"a": "1.0.0", "b": "1.0.0"}]
+
+    asyncio.run(story())
+
+
+def test_tags_that_go_back_and_forth_do_not_rest_though_each_read_gives_the_same(tmp_path: Path) -> None:
+    """A thousand moves between two commits, seen at the same one twice, made a transaction in mid-storm."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            here = store.git("rev-parse", "a/v1.0.0")
+            there = store.git("hash-object", "-t", "blob", "-w", "/dev/null")
+
+            def there_and_back() -> None:
+                store.git("update-ref", "refs/tags/a/v1.0.0", there)
+                store.git("update-ref", "refs/tags/a/v1.0.0", here)
+
+            reads = scene.after_each_read([there_and_back] * 3)
+            await scene.look(push_over=False)
+            assert len(reads) == 4
+            assert scene.transactions() == [{"a": "1.0.0"}]
+
+    asyncio.run(story())
+
+
+def test_what_moved_during_a_transaction_counts_only_once_it_rests(tmp_path: Path) -> None:
+    """A storm that began meanwhile was deployed in its middle, and once more at its end."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            for version in ("1.1.0", "1.2.0"):
+                store.write("a", f"{COUNTER}\n        # {version}\n")
+                store.release()
+                store.git("fetch", "-q", str(store.work.path), f"main:refs/heads/{version}")
+            keep = scene.repository.keep
+
+            def move(to: str) -> None:
+                store.git("update-ref", "refs/tags/a/v1.3.0", f"refs/heads/{to}")
+
+            async def keep_while_a_storm_begins(commit_ids: Collection[str]) -> None:
+                await keep(commit_ids)
+                scene.repository.keep = keep  # type: ignore[method-assign]
+                move("1.1.0")
+                scene.after_each_read([lambda: move("1.2.0")])
+
+            scene.repository.keep = keep_while_a_storm_begins  # type: ignore[method-assign]
+            await scene.look()
+            assert scene.book.ledger.table["a"].commit_id == store.git("rev-parse", "1.2.0")
+            assert scene.transactions() == [{"a": "1.0.0"}, {"a": "1.3.0"}]
 
     asyncio.run(story())
 
@@ -240,27 +304,21 @@ def test_tags_that_never_rest_keep_nothing_from_going_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, a_push_is_over: bool
 ) -> None:
     """A script that moves its tag for ever would keep every push waiting."""
-    monkeypatch.setattr("orchestrator.upgrade.upgrader.AGREE_MAX_S", 600.0 if a_push_is_over else 0.2)
+    monkeypatch.setattr("orchestrator.upgrade.agreement.AGREE_MAX_S", 600.0 if a_push_is_over else 0.2)
     store = Deployment(tmp_path)
 
     async def story() -> None:
         async with upgrading(store) as scene:
             scene.release("a/v1.0.0", modules=["a"])
-            read = scene.repository.refs
-            reads = 0
 
-            async def restless() -> RefMap:
-                nonlocal reads
-                reads += 1
-                refs = await read()
-                return {
-                    **refs,
-                    "z/v1.0.0": replace(refs["a/v1.0.0"], object_id=f"{reads:040x}", commit_id=None),
-                }
+            def move() -> None:
+                (tmp_path / "blob").write_text(f"{len(reads)}")
+                blob = store.git("hash-object", "-w", str(tmp_path / "blob"))
+                store.git("update-ref", "refs/tags/z/v1.0.0", blob)
 
-            scene.repository.refs = restless  # type: ignore[method-assign]
+            reads = scene.after_each_read(itertools.repeat(move))
             number = scene.upgrader.look()
-            await until(lambda: reads > 2)
+            await until(lambda: len(reads) > 2)
             if a_push_is_over:
                 number = scene.upgrader.look(push_over=True)
             await asyncio.wait_for(scene.upgrader.passed(number), 60)

@@ -29,6 +29,7 @@ from repo_store.policy_files import Policy
 from repo_store.refs import RefChange
 from repo_store.release import RefMap, Release, Tag, TagRef, version_at
 from repo_store.staging import Stage, StagedRelease
+from repo_store.stamp import Stamp
 from repo_store.starting import through_gitpython
 from repo_store.store import RepoStore
 from repo_store.verify import Order, verify_tag
@@ -76,6 +77,14 @@ class Repository:
     async def refs(self) -> RefMap:
         """Every tag inside the grammar and where it points now; a damaged one counts as it was last seen."""
         return _as_pinned(await self._run(self._store.refs), self._pins())
+
+    async def stamp(self) -> Stamp:
+        """A cheap sign of the tags, to be given to `is_unmoved`."""
+        return await self._run(self._store.stamp)
+
+    async def is_unmoved(self, stamp: Stamp) -> bool:
+        """Whether nobody has touched a tag since the stamp was taken."""
+        return await self._run(lambda: self._store.is_unmoved(stamp))
 
     async def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
         """The refs as they would be with these tags moved; nothing is moved."""

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from loguru import logger
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.clock import sleep_until
 from orchestrator.upgrade import words
+from orchestrator.upgrade.agreement import Agreement
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.asked import Asked
 from orchestrator.upgrade.book import Book
@@ -50,9 +50,6 @@ from orchestrator.upgrade.tidying import Tidying
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import TrialSection
 from repo_store.release import APP
-
-AGREE_S = 0.03  # two reads of the refs this far apart must agree, unless a push said that it is over
-AGREE_MAX_S = 5.0
 
 
 class Upgrader(Lookout):
@@ -133,14 +130,8 @@ class Upgrader(Lookout):
     # -- one look ----------------------------------------------------------------------------------------------
 
     async def _look(self, *, push_over: bool) -> None:
-        refs = await self.repository.refs()
-        # Tags that never rest, a script's say, must not keep a push from going live: after a while any read counts.
-        deadline = self.app.clock.now() + AGREE_MAX_S
-        while not push_over and not self._settled_push and self.app.clock.now() < deadline:
-            await sleep_until(self.app.clock, self.app.clock.now() + AGREE_S)
-            before, refs = refs, await self.repository.refs()
-            if refs == before:
-                break
+        agreement = Agreement(self.repository, self.app.clock, lambda: self._settled_push)
+        refs = await agreement.refs(push_over=push_over)
         while True:
             await self.book.flush()
             await note_tags(self.book, refs, self._causes)
@@ -152,7 +143,7 @@ class Upgrader(Lookout):
             self.retries.keep_only((*plan.ready, *plan.waiting, *plan.refused))
             if not await self._step(plan):
                 break
-            refs = await self.repository.refs()  # a tag moved meanwhile: the plan is made anew
+            refs = await agreement.refs_again(refs)  # a tag moved meanwhile: the plan is made anew
         left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
         self.asked.done(asked, refs.keys(), left)
         await self._tidying.look(self.book.ledger, self.outlook.candidates)

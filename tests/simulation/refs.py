@@ -16,6 +16,7 @@ from repo_store.manifest import AppManifest
 from repo_store.refs import RefChange
 from repo_store.release import APP, RefMap, Release, Tag, TagRef, parse_tag, version_at
 from repo_store.staging import StagedRelease
+from repo_store.stamp import Stamp
 from tests.simulation.modules import Spec, description
 
 T = TypeVar("T")
@@ -73,6 +74,13 @@ class _Store:
 
     def refs(self) -> RefMap:
         return dict(self._origin.tags)
+
+    def stamp(self) -> Stamp:
+        rows = frozenset((name, 0, int(ref.object_id, 16), 0) for name, ref in self._origin.tags.items())
+        return Stamp(rows | {("packed-refs", 0, 0, 0)}, taken_s=60.0)
+
+    def is_unmoved(self, stamp: Stamp) -> bool:
+        return self.stamp() == stamp
 
     def app_manifest(self, commit_id: str) -> AppManifest:
         app = self._origin.commits[commit_id].app
