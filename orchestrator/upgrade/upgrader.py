@@ -172,14 +172,19 @@ class Upgrader(Lookout):
                 return True
         for group in plan.refused:
             problem = group.refused
-            if problem is not None and self.retries.due(group):
+            if problem is not None and self._may_begin(group):
                 await self._refuse(group, problem)
                 return True
         for group in plan.ready:
-            if self.retries.due(group):
+            if self._may_begin(group):
                 await self._deploy(group)
                 return True
         return False
+
+    def _may_begin(self, group: Group) -> bool:
+        """Not before its time, and not before the group whose outcome it starts from, a command for the same module."""
+        table = self.book.ledger.table
+        return self.retries.due(group) and all(table.get(c.name) == c.before for c in group.changes)
 
     async def _end_overrides(self, ended: Sequence[tuple[Override, str]], plan: Plan) -> None:
         """Journal the overrides that hold no longer, and tell those whose tags ended them."""
