@@ -1,5 +1,6 @@
 """The ledger is a pure fold over the journal's records."""
 
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -268,6 +269,15 @@ def test_a_ledger_cannot_be_edited() -> None:
     ledger = read(*FIRST)
     with pytest.raises(TypeError):
         ledger.table["a"] = A2  # type: ignore[index]
+
+
+def test_nothing_that_made_a_ledger_stays_in_memory() -> None:
+    ledger = Ledger()
+    fact = TagMoved("counter/v1.0.0", "a" * 40, "b" * 40, None, None, "me")
+    for seq in (1, 2):
+        ledger = ledger.apply(Record(seq, 0.0, fact, b""))
+    gc.collect()
+    assert [type(each) for each in gc.get_objects() if type(each).__name__ == "_Draft"] == []
 
 
 def test_fifty_thousand_records_fold_in_linear_time() -> None:

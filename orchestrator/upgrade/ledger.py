@@ -90,6 +90,13 @@ def fold(records: Iterable[Record]) -> Ledger:
 class _Draft:
     """A ledger while records are taken: plain dicts, so that a fold over many records stays linear."""
 
+    # Without a __weakref__: singledispatchmethod of Python 3.13.0 keeps every other object for ever (gh-127750).
+    __slots__ = (
+        "app", "confirmed", "deaths", "holds", "images", "imports", "next_txn", "orders", "overrides", "probations",
+        "quarantine", "refusals", "refused", "running", "seq", "starts", "stopped_clean", "table", "tags",
+        "transactions", "unfinished",
+    )  # fmt: skip
+
     def __init__(self, base: Ledger) -> None:
         self.seq = base.seq
         self.table = dict(base.table)
