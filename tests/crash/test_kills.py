@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from orchestrator.control.client import ControlError
 from orchestrator.control.selftest.errors import Broken
 from repo_store import failpoints
 from tests.crash.aftermath import check
@@ -72,8 +73,8 @@ def test_a_kill_at_every_durable_step_leaves_all_old_or_all_new(
                     victim.kill()
                 reached = (point, number) in victim.trace()
                 side = check(victim, scenario)
-            except (AssertionError, Broken) as error:
-                wrong.append(f"after a kill at {point} {number}: {error}")
+            except (AssertionError, Broken, ControlError) as error:
+                wrong.append(f"after a kill at {point} {number}: {error}\n{victim.said()[-4000:]}")
             else:
                 ends[side if reached else "not reached"] += 1
     ends.update({"WRONG": len(wrong)} if wrong else {})
