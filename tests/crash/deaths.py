@@ -149,8 +149,11 @@ class Deaths(RuleBasedStateMachine):
     def roll_back(self) -> None:
         last = self.model.last_change()
         assert last is not None
-        assert last.before is not None
         done = self.host.livetag("rollback", "--reason", "by mistake")
+        if last.before is None:
+            assert done.returncode == 1, done.stdout
+            assert "there is no version before it" in done.stderr
+            return
         assert done.returncode == 0, done.stdout + done.stderr
         (tag,) = set(self.host.tags()) - self.model.tags.keys()
         assert self.host.git("rev-parse", f"{tag}^{{commit}}") == self.commits[last.before]
@@ -159,6 +162,7 @@ class Deaths(RuleBasedStateMachine):
         self.model.quarantine.add((last.module, last.after))
         last.outcome = "reverted"
         self.model.look()
+        self.model.history[-1].way_back = True
 
     @precondition(lambda self: self.up and self._retriable())
     @rule()

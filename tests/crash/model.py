@@ -20,6 +20,7 @@ class Told:
     before: int | None
     after: int
     outcome: str
+    way_back: bool = False
 
 
 @dataclass
@@ -77,11 +78,9 @@ class Model:
                 self.dropped[module] = 0
 
     def last_change(self) -> Told | None:
-        """The last transaction that changed what serves, if it can be taken back."""
-        last = next((each for each in reversed(self.history) if each.outcome == "committed"), None)
-        if last is None or last.before is None or self.live[last.module][1] != last.after:
-            return None
-        return last
+        """What a rollback takes back: it goes further back each time, so a way back is not what it takes back."""
+        changes = (each for each in reversed(self.history) if each.outcome == "committed" and not each.way_back)
+        return next(changes, None)
 
     def told(self, module: str) -> Iterator[tuple[int | None, int, str]]:
         """The history of one module, oldest first."""

@@ -88,6 +88,14 @@ KEPT: dict[str, Steps] = {
         ("push", {"module": "counter", "kind": "good"}),
         ("move", {"module": "counter", "kind": "broken"}),
     ],
+    "rollbacks in a row go further back, until there is nothing before": [
+        ("push", {"module": "counter", "kind": "good"}),
+        ("push", {"module": "counter", "kind": "good"}),
+        ("push_what_kills_the_host", {"module": "counter"}),
+        ("roll_back", {}),
+        ("roll_back", {}),
+        ("roll_back", {}),
+    ],
 }
 
 
