@@ -79,7 +79,9 @@ class Model:
 
     def last_change(self) -> Told | None:
         """What a rollback takes back: it goes further back each time, so a way back is not what it takes back."""
-        changes = (each for each in reversed(self.history) if each.outcome == "committed" and not each.way_back)
+        changes = (
+            each for each in reversed(self.history) if each.outcome == "committed" and not each.way_back
+        )
         return next(changes, None)
 
     def told(self, module: str) -> Iterator[tuple[int | None, int, str]]:
