@@ -18,7 +18,7 @@ class Cause:
 
 
 class Causes:
-    """Tag → who moved it. What a command asks for has its cause in its overrides."""
+    """Tag → who moved it, until that has led to a change. What a command asks for has its cause in its overrides."""
 
     def __init__(self) -> None:
         self._by_tag: dict[str, Cause] = {}
@@ -36,4 +36,19 @@ class Causes:
         if group.overrides:
             newest = max(group.overrides, key=lambda override: override.seq)
             return Cause(newest.who, newest.why, newest.reverts)
-        return next((self._by_tag[tag] for tag in group.tags if tag in self._by_tag), Cause("refs"))
+        return next((self._by_tag[tag] for tag in _tags_of(group) if tag in self._by_tag), Cause("refs"))
+
+    def spent(self, group: Group, cause: Cause) -> None:
+        """Forget it for tags that serve now: they may serve again one day, and for another reason.
+
+        What somebody has said of such a tag meanwhile stays.
+        """
+        for tag in _tags_of(group):
+            if self._by_tag.get(tag) is cause:
+                del self._by_tag[tag]
+
+
+def _tags_of(group: Group) -> tuple[str, ...]:
+    """The tags that ask for it, then those that it replaces: who deletes one asks for what served before."""
+    replaced = (change.before.tag for change in group.changes if change.before is not None)
+    return (*group.tags, *replaced)

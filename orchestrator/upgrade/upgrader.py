@@ -224,7 +224,7 @@ class Upgrader(Lookout):
         if not group.changes:  # a composition that cannot be read: there is no transaction to speak of
             await self._quarantine(group, problem.reason)
             return
-        await self.book.write(self._planned(group, txn))
+        await self.book.write(self._planned(group, txn, self._causes.of(group)))
         await self.book.write(RolledBack(txn, problem.reason, problem.fault))
         await self._after_failure(group, problem.reason, problem.fault, txn)
 
@@ -242,14 +242,15 @@ class Upgrader(Lookout):
             except UpgradeError as error:
                 await self._refuse(group, Problem(str(error), "release"))
                 return
-            planned = self._planned(group, txn)
+            cause = self._causes.of(group)
+            planned = self._planned(group, txn, cause)
             self._say_loudly(group, txn)
             transaction = UpgradeTransaction(
                 self.app,
                 planned,
                 participants,
                 self.book,
-                why=self._causes.of(group).why,
+                why=cause.why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
                 overtaken=lambda: self._overtaken,
             )
@@ -263,10 +264,9 @@ class Upgrader(Lookout):
             await keep(self.app, self.book, self._kept, left)
             if stopping:
                 raise asyncio.CancelledError
-            await self._after(group, outcome)
+            await self._after(group, outcome, cause)
 
-    def _planned(self, group: Group, txn: int) -> Planned:
-        cause = self._causes.of(group)
+    def _planned(self, group: Group, txn: int, cause: Cause) -> Planned:
         asked = tuple(override.key for override in group.overrides)
         app = self.outlook.tags.get(APP)
         composed = (
@@ -303,8 +303,9 @@ class Upgrader(Lookout):
         self.app.secrets.learn(change.after.config, incoming.config)
         return incoming
 
-    async def _after(self, group: Group, outcome: Outcome) -> None:
+    async def _after(self, group: Group, outcome: Outcome, cause: Cause) -> None:
         if outcome.result == "committed":
+            self._causes.spent(group, cause)
             self.retries.forget(group)
             text = words.live(group.changes, outcome.pause)
             logger.info(text)

@@ -96,6 +96,13 @@ KEPT: dict[str, Steps] = {
         ("roll_back", {}),
         ("roll_back", {}),
     ],
+    "a way back that serves again is no way back any more": [
+        ("push", {"module": "counter", "kind": "good"}),
+        ("roll_back", {}),
+        ("push", {"module": "counter", "kind": "good"}),
+        ("delete", {"module": "counter"}),
+        ("roll_back", {}),
+    ],
 }
 
 
