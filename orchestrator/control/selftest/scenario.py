@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from orchestrator.control.client import ControlError
 from orchestrator.control.selftest.errors import wait_until
-from orchestrator.control.selftest.scratch import Scratch, Served, end_group
+from orchestrator.control.selftest.scratch import Facts, Scratch, Served, end_group
 
 SCENARIO_S = 40.0
 
@@ -96,8 +96,13 @@ def _at_rest(subject: Scratch) -> bool:
         status, history = subject.status(), subject.history()
     except ControlError:  # it is dying, which the caller looks for
         return subject.dead
-    problem = status["problem"] or ""
-    if "restart the host" in problem or "a bug in livetag" in problem:
-        return True  # nothing more is recorded, or nothing more is done until somebody asks
+    if rests(status):
+        return True
     ended = status["transaction"] is None and status["problem"] is None
     return ended and len(subject.deployments()) == len(history)
+
+
+def rests(status: Facts) -> bool:
+    """Whether nothing more is recorded, or nothing more is done until somebody asks: the problem in `status` says so."""
+    problem = status["problem"] or ""
+    return "restart the host" in problem or "a bug in livetag" in problem
