@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.control.doctor.examine import examine, repair
+from orchestrator.control.doctor.examine import case_of, examine, repair
 from orchestrator.control.doctor.journal import read_ledger
+from orchestrator.control.doctor.repository import history
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.records import HostStarted, Settled
 from tests.git_fixtures import COUNTER
@@ -185,6 +186,23 @@ def test_a_start_repairs_a_history_that_fell_behind(deployment: Deployment, dama
     damage(deployment)
     deployment.start()
     wait_until(lambda: "history" not in wrong(deployment), "the history says what the journal says")
+
+
+def test_what_a_host_writes_while_the_doctor_looks_is_not_wrong(deployment: Deployment) -> None:
+    """The journal was read for the case before; and Git is told after the outcome."""
+    deployment.start()
+    wait_until(lambda: wrong(deployment) == {}, "nothing is wrong beside a host")
+    case = case_of(deployment.place)
+    deployment.deploy("counter/v1.2.0", counter=COUNTER + "\n    # even more\n")
+    wait_until(lambda: len(deployment.deployments()) == 3, "the history is written")
+    assert [found.ok for found in history(case)] == [True]
+    branch = "refs/heads/deployments"
+    tip = deployment.git("rev-parse", branch)
+    deployment.git("update-ref", branch, f"{tip}~1")
+    catches_up = threading.Timer(0.5, deployment.git, ("update-ref", branch, tip))
+    catches_up.start()
+    assert [found.ok for found in history(case)] == [True]
+    catches_up.join()
 
 
 @pytest.mark.parametrize("damage", MADE_BY_HAND)
