@@ -394,3 +394,27 @@ def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: P
             assert list(scene.book.ledger.transactions) == [1]
 
     asyncio.run(story())
+
+
+def test_what_a_rollback_says_after_the_tags_were_read_is_not_taken_without_its_tags(tmp_path: Path) -> None:
+    """The release before came back under its old tag, and the tag of the rollback was then "the same code, not swapped"."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            scene.release("a/v1.1.0", modules=["a"], toml='description = "another"\n')
+            await scene.look()
+            bad = scene.book.ledger.table["a"].commit_id
+
+            def roll_back() -> None:
+                scene.store.git("tag", "a/v1.1.1", "a/v1.0.0")
+                scene.book.append(Quarantined("a", bad, "a/v1.1.0", "rolled back by hand"))
+
+            scene.after_each_read([roll_back])
+            await scene.look()
+            assert scene.book.ledger.table["a"].tag == "a/v1.1.1"
+            assert [view.outcome for view in scene.book.ledger.transactions.values()] == ["committed"] * 3
+
+    asyncio.run(story())

@@ -131,11 +131,13 @@ class Upgrader(Lookout):
 
     async def _look(self, *, push_over: bool) -> None:
         agreement = Agreement(self.repository, self.app.clock, lambda: self._settled_push)
+        # Before the tags are read: a rollback writes its tags first, so what it says after that is not taken without them.
+        self._planned_with = self.book.ledger
         refs = await agreement.refs(push_over=push_over)
         while True:
             await self.book.flush()
             await note_tags(self.book, refs, self._causes)
-            asked, self._planned_with = self.asked.now(), self.book.ledger
+            asked = self.asked.now()
             self.outlook = await self.planner.look(refs, self.book.ledger, asked.together, asked.by_hand)
             plan = self.outlook.plan
             await note_orders(self.book, self.outlook.admission, refs, self._causes)
@@ -143,6 +145,7 @@ class Upgrader(Lookout):
             self.retries.keep_only((*plan.ready, *plan.waiting, *plan.refused))
             if not await self._step(plan):
                 break
+            self._planned_with = self.book.ledger
             refs = await agreement.refs_again(refs)  # a tag moved meanwhile: the plan is made anew
         left = {tag for group in (*plan.ready, *plan.waiting) for tag in group.tags}
         self.asked.done(asked, refs.keys(), left)
