@@ -13,6 +13,7 @@ from typing import Any, get_origin, get_type_hints
 import msgspec
 
 from orchestrator.runtime.errors import DefinitionInvalid, Misfit
+from orchestrator.runtime.first_use import decoder_of
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.schema import NONE_IS_EMPTY, schema_of
 
@@ -60,6 +61,7 @@ def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
     fields = [(name, hint, default) for name, hint, default in parameters if hint is not Message]
     try:
         if len(fields) == 1 and _takes_whole_body(fields[0][1]):
+            decoder_of(fields[0][1])  # so that the first message finds the type ready
             return schema_of(fields[0][1]), _whole(fields[0][1], names)
         body_type = msgspec.defstruct(
             f"{function.__name__}_body",
@@ -67,6 +69,7 @@ def _compile(function: Callable[..., Any]) -> tuple[dict[str, Any], Arguments]:
             forbid_unknown_fields=True,
             module=function.__module__,  # of the version, so that it is freed with it
         )
+        decoder_of(body_type)
         return {**schema_of(body_type), NONE_IS_EMPTY: True}, _fields(body_type, body_names, names)
     except (TypeError, ValueError) as error:
         raise DefinitionInvalid(

@@ -10,6 +10,7 @@ import msgspec
 import msgspec.inspect
 
 from orchestrator.runtime.errors import MigrationMissing, StateInvalid
+from orchestrator.runtime.first_use import decoder_of
 
 Step = Callable[[Any], Any]
 Steps = Mapping[tuple[int, int], Step]
@@ -24,7 +25,7 @@ class StateCodec:
         self.type = type_
         self._encoder = msgspec.msgpack.Encoder()
         try:
-            self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(type_)
+            self._decoder = decoder_of(type_)
         except (TypeError, NameError) as error:
             raise StateInvalid(
                 f"The state type {type_!r} is not plain data: {error}. "

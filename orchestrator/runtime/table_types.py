@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator.runtime.description import TableDescription
 from orchestrator.runtime.errors import DefinitionInvalid, StateInvalid, error_text
+from orchestrator.runtime.first_use import decoder_of
 from orchestrator.runtime.state import Step, Steps
 from orchestrator.runtime.table import Table
 
@@ -43,7 +44,7 @@ class TableType:
         self.steps = steps
         self.encode: Callable[[object], bytes] = _ENCODER.encode
         try:
-            decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(record)
+            decoder = decoder_of(record)
             self.record_schema = plain_schema(record)
             self.key_schema = plain_schema(key)
         except (TypeError, NameError) as error:

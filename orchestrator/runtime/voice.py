@@ -14,6 +14,7 @@ import msgspec
 
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.errors import AskCycle, AskTimeout, BodyRefused, NotInService
+from orchestrator.runtime.first_use import convert_first
 from orchestrator.runtime.guard import Guarded, Unit
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.outbox import Output
@@ -167,7 +168,7 @@ class Voice:
 
 def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:
     try:
-        return msgspec.convert(reply, returns)
+        return convert_first(reply, returns)
     except msgspec.ValidationError as error:
         raise BodyRefused(
             f"the reply of {target.name} to {type_!r} is not what returns= asks for: {error}"

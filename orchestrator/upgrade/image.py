@@ -33,6 +33,9 @@ class _StoredLetter(msgspec.Struct, frozen=True, array_like=True):
     at: float
 
 
+_LETTERS = msgspec.msgpack.Decoder(list[_StoredLetter])
+
+
 def take_image(app: Application, table: Mapping[str, Entry]) -> list[ModuleImage]:
     """State and waiting messages of every module in memory, and the dead letters. Empties the mailboxes.
 
@@ -148,7 +151,7 @@ def _encode_letters(app: Application) -> bytes:
 
 def restore_letters(app: Application, image: ModuleImage) -> None:
     """Give back the dead letters of the run before."""
-    stored = msgspec.msgpack.decode(image.state, type=list[_StoredLetter])
+    stored = _LETTERS.decode(image.state)
     app.letters.restore(
         DeadLetter(s.number, s.module, decode_message(s.message), s.reason, s.at) for s in stored
     )

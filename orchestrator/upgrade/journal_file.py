@@ -57,6 +57,9 @@ class ModuleImage(msgspec.Struct, frozen=True):
     tables: tuple[TableImage, ...] = ()
 
 
+_IMAGE = msgspec.msgpack.Decoder(ModuleImage)
+
+
 class Line(msgspec.Struct, frozen=True):
     """One record on its way to the disk: as it reads back, as bytes, and the images that go with it."""
 
@@ -287,7 +290,7 @@ def read_images(connection: sqlite3.Connection, path: Path, saved: dict[str, int
             raise JournalCorrupt(
                 f"{path}: the state of {name} is not what record {seq} saved. {WAY_OUT}", seq
             )
-        images[name] = msgspec.msgpack.decode(body, type=ModuleImage)
+        images[name] = _IMAGE.decode(body)
     return images
 
 

@@ -37,6 +37,7 @@ from repo_store.verify import Order, verify_tag
 T = TypeVar("T")
 Describe = Callable[[Path, str, ModuleManifest], bytes]
 Pins = Callable[[], Mapping[str, TagPin]]
+_DESCRIPTION = msgspec.json.Decoder(Description)
 """Where each tag was last seen to point, as the journal says."""
 
 
@@ -217,5 +218,5 @@ def _loaded(live: Entry, wish: Wish, release: Release) -> bool:
 
 def described(staged: StagedRelease) -> Description:
     """What the child found in the code, completed by `[emits]` of module.toml."""
-    found = msgspec.json.decode(staged.description, type=Description)
+    found = _DESCRIPTION.decode(staged.description)
     return msgspec.structs.replace(found, emits=completed(found.emits, declared(staged.manifest.emits)))

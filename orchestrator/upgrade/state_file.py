@@ -76,10 +76,13 @@ class StateFile(msgspec.Struct, frozen=True, omit_defaults=True):
         return tuple(table.image() for table in self.tables)
 
 
+_FILE = msgspec.json.Decoder(StateFile)
+
+
 def read_state_file(text: str | bytes) -> StateFile:
     """The file that this is the text of. Raises FileRefused."""
     try:
-        file = msgspec.json.decode(text, type=StateFile)
+        file = _FILE.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FileRefused(
             f"The file is no state: {error}. `livetag state NAME --export FILE` writes one. Nothing was changed."

@@ -30,6 +30,7 @@ START_S = 20.0
 """How long an interpreter may take to start on a busy machine, beside the time of the trial itself."""
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from orchestrator.upgrade.trial_child import main; main()"
+_ENDING = msgspec.msgpack.Decoder(Ending)  # trials end in threads, see orchestrator.runtime.first_use
 _FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 
 
@@ -112,7 +113,7 @@ def run_child(request: Request, label: str, stop: threading.Event | None = None)
             _end(process)
         said = (Path(scratch) / "keeper.err").read_text(encoding="utf-8", errors="replace").strip()
     try:
-        ending = msgspec.msgpack.decode(data, type=Ending)
+        ending = _ENDING.decode(data)
     except msgspec.DecodeError:
         last = said.splitlines()[-1] if said else f"it ended with status {process.returncode} and no word"
         raise _moment(label, last) from None

@@ -25,6 +25,8 @@ OUTPUT_KEPT = 2_000
 REAP_S = 5.0
 ALONE_S = 0.01  # a worker that left nothing behind is reaped within this, and /proc need not be read for it
 _PR_SET_CHILD_SUBREAPER = 36
+_REQUEST = msgspec.msgpack.Decoder(Request)
+_REPORT: msgspec.json.Decoder[Report | str] = msgspec.json.Decoder(Report | str)
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ def main() -> None:
 
 def _read_request(stdin: BinaryIO) -> Request:
     size = int.from_bytes(stdin.read(8), "big")
-    return msgspec.msgpack.decode(stdin.read(size), type=Request)
+    return _REQUEST.decode(stdin.read(size))
 
 
 def _adopt_orphans() -> None:
@@ -131,7 +133,7 @@ class Keeper:
 
     def _take(self, line: bytes) -> None:
         try:
-            said = msgspec.json.decode(line, type=Report | str)
+            said = _REPORT.decode(line)
         except msgspec.DecodeError:  # the release found the pipe and wrote to it
             said = Report(failed="it wrote to a pipe that is not its own")
         if isinstance(said, str):

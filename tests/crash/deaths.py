@@ -235,7 +235,7 @@ class Deaths(RuleBasedStateMachine):
         before = self.model.live[module][1]
         self.model.look()
         self._at_rest()
-        if [outcome for _, _, outcome in self._told(module)][-2:] == ["rolled_back", "committed"]:
+        if (before, number, "rolled_back") in self._told(module):
             self.model.history.insert(-1, Told(module, before, number, "rolled_back"))
 
     @precondition(lambda self: self.up and not self.model.held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -159,3 +160,14 @@ def serves(deployment: Deployment, version: str) -> bool:
 def loaded(deployment: Deployment) -> Mapping[str, str]:
     """Which version's code answers, module by module."""
     return {name: deployment.ask(name, "loaded") for name in MODULES}
+
+
+def test_a_crash_in_c_code_says_where_it_was(deployment: Deployment) -> None:
+    """An author's extension may take the process with it; nothing else would tell why."""
+    assert deployment.host is not None
+    deployment.host.send_signal(signal.SIGSEGV)
+    assert deployment.host.wait(10) == -signal.SIGSEGV
+    deployment.host = None
+    said = deployment.said()
+    assert "Fatal Python error: Segmentation fault" in said
+    assert "most recent call first" in said

@@ -1,6 +1,8 @@
 """`init`, `run`, `restart`, `status`, `demo`: a deployment and its host."""
 
+import faulthandler
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -79,6 +81,8 @@ def run(
     deployment = Session.find(directory or named).deployment
     load_config(deployment)  # a broken livetag.toml is said before anything is started
     setup_logging(deployment, level.upper())
+    if sys.__stderr__ is not None:  # a crash in C code, of an author's extension say, is not to be silent
+        faulthandler.enable(sys.__stderr__)
     from orchestrator.control.host import run as run_host
 
     try:
