@@ -25,6 +25,7 @@ from orchestrator.upgrade.records import (
     Prepared,
     Quarantined,
     Record,
+    RollbackAsked,
     RolledBack,
     TagMoved,
     Unchanged,
@@ -396,3 +397,33 @@ def test_a_module_is_in_at_most_one_probation_and_an_unproven_one_in_exactly_one
     for name, row in ledger.table.items():
         if ledger.confirmed.get(name) != row:
             assert name in covered
+
+
+def test_a_rollback_is_open_until_a_tag_of_it_serves() -> None:
+    back = entry("a", "1.0.0", "a/v2.0.1")
+    asked = RollbackAsked({"a/v2.0.1": "commit-1.0.0"}, (("a", "commit-2.0.0", "a/v2.0.0"),), "ann", "bad", 2)
+    begun = Planned(3, (change(A2, back),), "a/v2.0.1", "ann", 2)
+    serving: list[Fact] = [
+        Planned(2, (change(None, A2),), "a/v2.0.0", "ann"),
+        Prepared(2),
+        Committed(2, 1.0, 0),
+    ]
+    assert read(*serving, asked).rollback == asked
+    assert read(*serving, asked, begun, RolledBack(3, "the host died", "died")).rollback == asked
+    assert read(*serving, asked, begun, Prepared(3), Committed(3, 1.0, 0)).rollback is None
+    assert read(*serving, asked, Unchanged(3, (change(A2, back),))).rollback is None
+    other: list[Fact] = [
+        Planned(3, (change(None, B1),), "b/v1.0.0", "ann"),
+        Prepared(3),
+        Committed(3, 1.0, 0),
+    ]
+    assert read(*serving, asked, *other).rollback == asked
+
+
+def test_what_is_given_another_chance_is_not_left_by_an_open_rollback() -> None:
+    asked = RollbackAsked({"a/v2.0.1": "commit-1.0.0"}, (("a", "commit-2.0.0", "a/v2.0.0"),), "ann", "bad", 2)
+    still = read(asked, Lifted("b", "commit-2.0.0", "ann", "")).rollback
+    assert still == asked
+    lifted = read(asked, Lifted("a", "commit-2.0.0", "ann", "")).rollback
+    assert lifted is not None
+    assert lifted.quarantine == ()

@@ -17,11 +17,10 @@ from orchestrator.control.wire import Refused
 from orchestrator.upgrade.causes import Cause
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.progress import Event
-from orchestrator.upgrade.records import Lifted, Quarantined
 from orchestrator.upgrade.rollback import plan_rollback, shown
+from orchestrator.upgrade.rolling_back import roll_back
 from orchestrator.upgrade.upgrader import Upgrader
 from orchestrator.upgrade.verdict import Verdict, verdict
-from repo_store.errors import StoreError
 from repo_store.release import Tag, parse_tag
 
 
@@ -194,25 +193,6 @@ class Deployments:
                 raise unsigned(rollback, asked.reason)
             directory = upgrader.repository.store_path.parent
             contents, who = await asyncio.to_thread(verified, rollback, asked.signed, directory)
-        tags = {step.tag: step.commit_id for step in rollback.steps}
-        names = [tag.name for tag in tags]
-        upgrader.asked.deploy(names, together=True)
-        upgrader.told(names, Cause(who, asked.reason, rollback.txn))
         message = message_of(rollback, asked.reason)
-        for package, commit_id in rollback.lifted:
-            upgrader.book.append(Lifted(package, commit_id, "livetag rollback", asked.reason))
-        await upgrader.book.flush()
-        # Read before the tags are there: they may be acted on at once, and what is left is then in the table no more.
-        leaving = {(e.package, e.commit_id): e.tag for e in upgrader.book.ledger.table.values()}
-        try:
-            await upgrader.repository.write_tags(
-                tags, message, "livetag rollback <livetag@localhost>", contents
-            )
-        except (StoreError, OSError):
-            upgrader.asked.forget(names)
-            raise
-        for key in rollback.quarantine:
-            why = f"rolled back by hand: {asked.reason}"
-            upgrader.book.append(Quarantined(*key, leaving.get(key, ""), why))
-        await upgrader.book.flush()
+        names = await roll_back(upgrader, rollback, Cause(who, asked.reason, rollback.txn), message, contents)
         return await self._outcomes(names, emit, wait=True)

@@ -40,6 +40,7 @@ from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Served, Settled
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
+from orchestrator.upgrade.rolling_back import go_on_with_rollback
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.errors import StoreError
@@ -154,6 +155,7 @@ class _Host:
         gate = Gate(self._deployment.path, prereleases=prereleases) if strict else None
         planner = Planner(app, repository, host_environment(), prereleases=prereleases, gate=gate)
         upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
+        await go_on_with_rollback(upgrader)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
         server = ControlServer(
             self._deployment.socket,

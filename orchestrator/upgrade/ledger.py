@@ -39,9 +39,9 @@ class Ledger:
 
     `table` is in service, `confirmed` is what an automatic way back returns to. `deaths` counts the host's
     deaths inside a release's transaction or probation, `starts` those right after a start. `images` are the
-    modules whose saved state was not used yet. `overrides` and `holds` are what persons changed by hand, `app`
-    the composition (tag, commit id) in force. `running` says that the last host to start has not said that it
-    stopped.
+    modules whose saved state was not used yet, `rollback` what was asked for and has not ended. `overrides`
+    and `holds` are what persons changed by hand, `app` the composition (tag, commit id) in force. `running`
+    says that the last host to start has not said that it stopped.
     """
 
     seq: int = 0
@@ -62,6 +62,7 @@ class Ledger:
     imports: tuple[Record, ...] = ()
     refused: tuple[Record, ...] = ()  # tags that were nobody's order, as they were seen
     app: tuple[str, str] | None = None
+    rollback: facts.RollbackAsked | None = None
     running: bool = False
     stopped_clean: bool = False
 
@@ -93,7 +94,7 @@ class _Draft:
     # Without a __weakref__: singledispatchmethod of Python 3.13.0 keeps every other object for ever (gh-127750).
     __slots__ = (
         "app", "confirmed", "deaths", "holds", "images", "imports", "next_txn", "orders", "overrides", "probations",
-        "quarantine", "refusals", "refused", "running", "seq", "starts", "stopped_clean", "table", "tags",
+        "quarantine", "refusals", "refused", "rollback", "running", "seq", "starts", "stopped_clean", "table", "tags",
         "transactions", "unfinished",
     )  # fmt: skip
 
@@ -117,6 +118,7 @@ class _Draft:
         self.imports = list(base.imports)
         self.refused = list(base.refused)
         self.app = base.app
+        self.rollback = base.rollback
         self.running = base.running
         self.stopped_clean = base.stopped_clean
 
@@ -141,6 +143,7 @@ class _Draft:
             imports=tuple(self.imports),
             refused=tuple(self.refused),
             app=self.app,
+            rollback=self.rollback,
             running=self.running,
             stopped_clean=self.stopped_clean,
         )
@@ -171,18 +174,7 @@ class _Draft:
         if self.unfinished is not None:
             raise IllegalTransition(f"transaction {self.unfinished} is unfinished")
         self._claim(fact.txn)
-        self.transactions[fact.txn] = TransactionView(
-            fact.txn,
-            record.at,
-            record.seq,
-            fact.changes,
-            fact.trigger,
-            fact.who,
-            reverts=fact.reverts,
-            overrides=fact.overrides,
-            app=fact.app,
-            app_before=self.app,
-        )
+        self.transactions[fact.txn] = TransactionView.begun(fact, record, self.app)
         self.unfinished = fact.txn
 
     @_take.register
@@ -205,6 +197,7 @@ class _Draft:
         self.images.difference_update(fact.images_used)
         self._take_over_probations(view)
         self._revert(view.reverts)
+        self._end_rollback(view.trigger.split())
 
     def _revert(self, txn: int | None) -> None:
         """Mark the transaction as put back, once the last of its modules is: `--only` puts back one of them."""
@@ -256,18 +249,8 @@ class _Draft:
                 self._put(self.confirmed, (change,))  # the same code by another tag is as good as it was
         self._put(self.table, fact.changes)
         signed.carry(self.orders, fact.changes, None)
-        self.transactions[fact.txn] = TransactionView(
-            fact.txn,
-            record.at,
-            record.seq,
-            fact.changes,
-            fact.trigger,
-            fact.who,
-            phase=Phase.CONFIRMED,  # nothing moved, so there is nothing left to prove
-            outcome="unchanged",
-            ended_at=record.at,
-            ended_seq=record.seq,
-        )
+        self.transactions[fact.txn] = TransactionView.renamed(fact, record)
+        self._end_rollback(change.after.tag for change in fact.changes if change.after is not None)
 
     @_take.register
     def _quarantined(self, fact: facts.Quarantined, record: Record) -> None:
@@ -279,7 +262,13 @@ class _Draft:
     @_take.register
     def _lifted(self, fact: facts.Lifted, record: Record) -> None:  # noqa: ARG002 - one shape for all
         self.quarantine.pop((fact.package, fact.commit_id), None)
+        if self.rollback is not None:
+            self.rollback = self.rollback.without(fact.package, fact.commit_id)
         self.deaths.pop((fact.package, fact.commit_id), None)  # another chance is a whole one
+
+    @_take.register
+    def _rollback_asked(self, fact: facts.RollbackAsked, record: Record) -> None:  # noqa: ARG002
+        self.rollback = fact
 
     @_take.register
     def _overridden(self, fact: facts.Overridden, record: Record) -> None:
@@ -346,6 +335,10 @@ class _Draft:
     @_take.register
     def _image_used(self, fact: facts.ImageUsed, record: Record) -> None:  # noqa: ARG002
         self.images.difference_update(fact.modules)
+
+    def _end_rollback(self, tags: Iterable[str]) -> None:
+        if self.rollback is not None and not self.rollback.tags.keys().isdisjoint(tags):
+            self.rollback = None
 
     def _claim(self, txn: int) -> None:
         if txn in self.transactions:

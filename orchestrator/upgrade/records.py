@@ -127,6 +127,24 @@ class Lifted(_Fact, frozen=True, tag=True):
     why: str
 
 
+class RollbackAsked(_Fact, frozen=True, tag=True):
+    """A person asked for a way back; written before its tags are. It is open until one of them serves.
+
+    `tags` gives the commit id of each. `quarantine` are package, commit id and tag of what is left.
+    """
+
+    tags: dict[str, str]
+    quarantine: tuple[tuple[str, str, str], ...]
+    who: str
+    why: str
+    reverts: int
+
+    def without(self, package: str, commit_id: str) -> "RollbackAsked":
+        """Return it without the quarantine of a release that was given another chance since."""
+        left = tuple(each for each in self.quarantine if each[:2] != (package, commit_id))
+        return msgspec.structs.replace(self, quarantine=left)
+
+
 Deed = Literal["load", "unload", "enable", "disable", "swap", "bind", "unbind"]
 """What a command of a person does to a module (paper §3.1, DESIGN §9)."""
 
@@ -286,6 +304,7 @@ Fact = (
     | Unchanged
     | Quarantined
     | Lifted
+    | RollbackAsked
     | Overridden
     | OverrideEnded
     | Held

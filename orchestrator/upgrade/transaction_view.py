@@ -1,10 +1,12 @@
 """One transaction as the records of the journal tell it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from orchestrator.upgrade.overrides import OverrideKey
 from orchestrator.upgrade.phases import Phase
-from orchestrator.upgrade.records import Change
+from orchestrator.upgrade.records import Change, Planned, Record, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,35 @@ class TransactionView:
     app_before: tuple[str, str] | None = None
     ended_at: float | None = None
     ended_seq: int | None = None
+
+    @classmethod
+    def begun(cls, fact: Planned, record: Record, app: tuple[str, str] | None) -> TransactionView:
+        """Return one that was planned, while the composition `app` was in force."""
+        return cls(
+            fact.txn,
+            record.at,
+            record.seq,
+            fact.changes,
+            fact.trigger,
+            fact.who,
+            reverts=fact.reverts,
+            overrides=fact.overrides,
+            app=fact.app,
+            app_before=app,
+        )
+
+    @classmethod
+    def renamed(cls, fact: Unchanged, record: Record) -> TransactionView:
+        """Return one in which nothing moved, so that there is nothing left to prove."""
+        return cls(
+            fact.txn,
+            record.at,
+            record.seq,
+            fact.changes,
+            fact.trigger,
+            fact.who,
+            phase=Phase.CONFIRMED,
+            outcome="unchanged",
+            ended_at=record.at,
+            ended_seq=record.seq,
+        )

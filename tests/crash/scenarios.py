@@ -243,7 +243,7 @@ START_COMPOSED = Scenario(
     ready=lambda victim: _died(victim, COMPOSITION, "refs.deployments:before 1 kill", wanted=True),
 )
 START_ROLLING_BACK = Scenario(
-    "recovery into a rollback",  # its tags are written, nothing of it is in the journal
+    "recovery into a rollback",  # its tags are written, and in the journal is only that it was asked for
     None,
     all_in("1.1.0"),
     all_in("1.0.0"),
