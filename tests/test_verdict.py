@@ -126,3 +126,21 @@ def test_a_release_that_failed_with_others_names_them_and_the_tags_to_push_next(
     assert "push new tags, e.g. counter/v1.2.1, app/v1.0.1 and hen/v1.0.1." in then
     app = said("app/v1.0.0", failed, {f"{p}/v{v}": "c9" for p, v in NEW}).text
     assert "counter 1.1.0 serves on" in app
+
+
+def test_a_composition_that_was_decided_before_the_journal_failed_is_live() -> None:
+    """Its push succeeds, and its tag stays: taken back, it would be undone by the next start."""
+    change = Change("counter", None, FIRST)
+    begun = Planned(1, (change,), "app/v1.0.0", "ann", app=("app/v1.0.0", "a1"))
+    tags = [parse_tag("app/v1.0.0"), parse_tag("app/v1.1.0")]
+    refs = {tag.name: TagRef(tag, "o", commit) for tag, commit in zip(tags, ("a1", "a2"), strict=True) if tag}
+    decided = book(begun, Prepared(1), Committed(1, 42.4, 0))
+
+    def told(name: str, ledger: Ledger) -> tuple[str, str]:
+        answer = verdict(name, View(refs, refs, ledger, Plan(), {}, prereleases=False, stopped="disk full"))
+        return answer.word, answer.text
+
+    assert told("app/v1.0.0", decided) == ("live", "counter 1.0.0 added")
+    for name, ledger in (("app/v1.0.0", book(begun, Prepared(1))), ("app/v1.1.0", decided)):
+        word, text = told(name, ledger)
+        assert (word, "it deploys nothing: disk full" in text) == ("refused", True), name

@@ -174,9 +174,7 @@ class _Host:
             logger.info("stopping: draining {} modules", len(app.modules))
         finally:
             await asyncio.get_running_loop().run_in_executor(None, monitor.stop)
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
+            await upgrader.leave(running)
             settling.cancel()
             await server.close()
             await self._save(app, book)

@@ -6,6 +6,7 @@ Every wake-up only means "look again"; what is done depends on what is found, ne
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from loguru import logger
 
@@ -30,6 +31,7 @@ class Lookout:
         self._passes = 0
         self._settled_push = False
         self._looking = False
+        self._leaving = False
         self._wake = asyncio.Event()
         self._passed = asyncio.Condition()
 
@@ -70,9 +72,20 @@ class Lookout:
         waits = self._due() is not None or self._again is not None
         return waits or self._looking or self._wake.is_set()
 
+    async def leave(self, running: asyncio.Task[None]) -> None:
+        """End `run`, which is that task. A look under way ends as the protocol says.
+
+        What fails while it does (a journal that cannot be written any more) must not take the place of the cancellation:
+        the host would wait for its end for ever.
+        """
+        self._leaving = True
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
     async def run(self) -> None:
-        """Look whenever asked, and when a retry is due, until cancelled."""
-        while True:
+        """Look whenever asked, and when a retry is due, until it is told to `leave`."""
+        while not self._leaving:
             await self._wait()
             asked, push_over = self._asked, self._settled_push
             self._wake.clear()

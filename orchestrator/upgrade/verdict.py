@@ -81,9 +81,12 @@ def verdict(tag: str, view: View) -> Verdict:
 
 def _of_a_host_that_records_nothing(tag: str, view: View) -> Verdict:
     """Nothing goes live any more until a restart; what was in the middle of it is known to nobody until then."""
+    ref = view.refs.get(tag)
     serving = [e for e in view.ledger.table.values() if e.tag == tag]
-    if serving and view.refs.get(tag) is not None and view.refs[tag].commit_id == serving[0].commit_id:
+    if serving and ref is not None and ref.commit_id == serving[0].commit_id:
         return Verdict(tag, "live", _live_text(serving[0], _last_change(view.ledger, serving[0])))
+    if ref is not None and view.ledger.app == (tag, ref.commit_id):
+        return _of_a_composition_in_force(tag, view)
     if view.doubt is not None and tag in view.doubt.tags:
         text = (
             f"transaction {view.doubt.txn} is in doubt: its versions serve, but it is not known whether their COMMITTED is "
@@ -141,6 +144,10 @@ def _overridden(ref: TagRef, ledger: Ledger) -> str:
 def _of_the_composition(tag: str, view: View) -> Verdict:
     if any(tag in group.tags for group in (*view.plan.ready, *view.plan.refused)):
         return Verdict(tag, "under way", "the composition is being brought into service")
+    return _of_a_composition_in_force(tag, view)
+
+
+def _of_a_composition_in_force(tag: str, view: View) -> Verdict:
     txn = next(
         (t for t in reversed(list(view.ledger.transactions.values())) if tag in t.trigger.split()), None
     )

@@ -66,6 +66,11 @@ def test_a_step_that_fails_ends_nobody(bases: Bases, scenario: Scenario, point: 
     assert fails(bases, scenario, f"{point} 1 {action}") == ("lived", "new"), "tried again, and done"
 
 
+def test_what_was_decided_before_the_journal_failed_is_what_the_push_says(bases: Bases) -> None:
+    """The states that leave with a composition are recorded after COMMITTED: its tag is not taken back for them."""
+    assert fails(bases, COMPOSITION, "journal.sync:before 5 eio") == ("lived", "new")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("action", ACTIONS)

@@ -297,9 +297,7 @@ class Life:
             task.cancel()
         if self.producers:  # what they send is accepted, or it is not: they must know
             await asyncio.wait(self.producers)
-        self._running.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._running
+        await self.upgrader.leave(self._running)
         self._settling.cancel()
         self.disk.at_once = True
         await self._host._save(self.app, self.book)
