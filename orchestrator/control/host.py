@@ -19,6 +19,7 @@ from orchestrator.control.environment import host_environment
 from orchestrator.control.lock import DeploymentInUse, only_host
 from orchestrator.control.logs import hide_in_logs
 from orchestrator.control.operations import Operations
+from orchestrator.control.outlast import run_to_its_end
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until, within
@@ -71,7 +72,7 @@ def run(deployment: Deployment, without: Collection[str] = ()) -> int:
         if arm(deployment.path, os.environ):
             logger.warning(_ARMED)
         with only_host(deployment.path / "host.lock"):
-            code, again = asyncio.run(_Host(deployment, load_config(deployment), without).main())
+            code, again = run_to_its_end(_Host(deployment, load_config(deployment), without).main())
     except (DeploymentInUse, SocketTaken, FailpointsRefused, UpgradeError, StoreError, OSError) as error:
         logger.error("{}", error)
         return 1

@@ -171,3 +171,37 @@ def test_a_crash_in_c_code_says_where_it_was(deployment: Deployment) -> None:
     said = deployment.said()
     assert "Fatal Python error: Segmentation fault" in said
     assert "most recent call first" in said
+
+
+def test_a_callback_that_exits_does_not_end_the_host(deployment: Deployment) -> None:
+    """It would end in good order, at each start anew, and nothing would accuse the release."""
+    deployment.write(
+        "counter",
+        """
+        import asyncio
+        import sys
+        from livetag import Module, handles
+
+        class Counter(Module):
+            @handles
+            def leave(self) -> None:
+                loop = asyncio.get_running_loop()
+                loop.call_soon(sys.exit, 3)
+                loop.call_soon(self.interrupt)
+
+            @handles
+            async def later(self) -> str:
+                return "still here"
+
+            def interrupt(self):
+                raise KeyboardInterrupt
+        """,
+    )
+    deployment.release("counter/v1.0.0")
+    assert deployment.push("main", "counter/v1.0.0").returncode == 0
+    deployment.ask("counter", "leave")
+    wait_until(lambda: "raised KeyboardInterrupt" in deployment.said(), "both were called back")
+    assert "a callback on the event loop raised SystemExit: 3. The host goes on" in deployment.said()
+    assert "in interrupt" in deployment.said()  # the trace names the module's line
+    assert deployment.ask("counter", "later") == "still here"
+    assert deployment.stop() == 0
