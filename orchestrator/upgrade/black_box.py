@@ -31,7 +31,8 @@ class Evidence:
 
     `ended`: it left by itself (an error that it has told), so nobody killed it. `loaded`: code of some module has run in
     it, so a module may have ended it though none is named. `rebooted`: the machine was started anew since, `copied`: that
-    host ran in another directory, of which this one is a copy; neither names a module then.
+    host ran in another directory, of which this one is a copy; neither names a module then. `recorded` is the last record
+    of the journal that it had brought to disk.
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Evidence:
     run: str = ""  # of a page of an older livetag
     rebooted: bool = False
     copied: bool = False
+    recorded: int = 0
 
 
 class BlackBox:
@@ -61,6 +63,7 @@ class BlackBox:
         self._watched: list[weakref.ref[Implementation]] = []
         self._in_doubt: int | None = None
         self._loaded = False
+        self._recorded = 0
         self._boot = _boot_id()
 
     def last(self) -> Evidence | None:
@@ -82,6 +85,7 @@ class BlackBox:
                 str(found.get("run", "")),
                 rebooted,
                 copied,
+                int(found.get("recorded", 0)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -113,6 +117,11 @@ class BlackBox:
     def doubt(self, txn: int) -> None:
         """Note that the COMMITTED of this transaction could not be written; the page is there already, so it has room."""
         self._in_doubt = txn
+        self._write()
+
+    def recorded(self, seq: int) -> None:
+        """Note that the journal is on disk up to this record: one that ends before it has lost its end."""
+        self._recorded = seq
         self._write()
 
     def watch(self, implementation: Implementation) -> None:
@@ -164,6 +173,7 @@ class BlackBox:
             "ended": ended,
             "in_doubt": self._in_doubt,
             "loaded": self._loaded,
+            "recorded": self._recorded,
         }
         page = json.dumps(said).encode()[:PAGE_BYTES].ljust(PAGE_BYTES)
         with suppress(OSError):

@@ -115,8 +115,11 @@ class Book:
         self._apply()
 
     def _apply(self) -> None:
+        before = self.ledger.seq
         while self._pending and self._pending[0].durable:
             self.ledger = self.ledger.apply(self._pending.pop(0).record)
+        if self.ledger.seq > before:
+            self._box.recorded(self.ledger.seq)
 
     # -- the history in Git, derived from the ledger -----------------------------------------------------------
 

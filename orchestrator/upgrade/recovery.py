@@ -59,6 +59,8 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None, r
     `evidence` is what the host before this one was doing, `run` the id of this run.
     """
     before = book.ledger
+    if evidence is not None and not evidence.copied and evidence.recorded > before.seq:
+        logger.error("{}", words.lost_end(before.seq, evidence.recorded))
     if evidence is not None and not _is_of(evidence, before):
         # Of a host before that one: what it says was taken down then. That one never came to begin its own page, or the
         # machine lost its power before the page was on disk: no module that is known can have ended it.

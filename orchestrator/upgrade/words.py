@@ -30,6 +30,16 @@ def left_out(entry: Entry) -> str:
     )
 
 
+def lost_end(seq: int, recorded: int) -> str:
+    """Return what a journal that ends too early means, and where its end may be."""
+    lost = "record is" if recorded == seq + 1 else "records are"
+    return (
+        f"the journal ends with record {seq}, but the host before had record {recorded} on disk: {recorded - seq} {lost} gone. "
+        "journal.db-wal was removed, cut or damaged, or an older journal.db was put back. What the journal still says is whole, "
+        "and holds: what was deployed, kept and written by durable modules after it is not known"
+    )
+
+
 def no_way_to(entry: Entry, error: MigrationMissing, quarantine: Iterable[Quarantine]) -> str:
     """Why a module cannot take up what is kept of it, when its steps are only in a release that must not be loaded."""
     fatal = [q for q in quarantine if q.fatal and q.package == entry.package]

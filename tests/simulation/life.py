@@ -251,7 +251,9 @@ class Life:
         world, self.starting, self.disk.at_once = self.world, True, True
         self.journal = VirtualJournal(self, VirtualFile(world.platter, self.disk))
         self.book = Book(self.journal, self.box)
-        close_the_past(self.book, "0", self.box.last(), self.box.run)
+        last = self.box.last()
+        assert last is None or last.recorded <= self.book.ledger.seq, "noted as on disk, and is not"
+        close_the_past(self.book, "0", last, self.box.run)
         self.disk.at_once = False
         self.box.begin()
         images, stored = self.journal.load_images(), self.journal.load_stored()

@@ -25,7 +25,14 @@ class Witness(BlackBox):
         module, doing = running[-1] if running else (None, "")
         page = self._page
         return Evidence(
-            page["pid"], module, doing, page["ended"], page["in_doubt"], page["loaded"], page["run"]
+            page["pid"],
+            module,
+            doing,
+            page["ended"],
+            page["in_doubt"],
+            page["loaded"],
+            page["run"],
+            recorded=page["recorded"],
         )
 
     def begin(self) -> None:
@@ -45,4 +52,5 @@ class Witness(BlackBox):
                 ended=ended,
                 in_doubt=self._in_doubt,
                 loaded=self._loaded,
+                recorded=self._recorded,
             )

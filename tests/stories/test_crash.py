@@ -205,3 +205,23 @@ def test_a_callback_that_exits_does_not_end_the_host(deployment: Deployment) -> 
     assert "in interrupt" in deployment.said()  # the trace names the module's line
     assert deployment.ask("counter", "later") == "still here"
     assert deployment.stop() == 0
+
+
+def test_a_journal_that_has_lost_its_end_is_told_before_and_at_the_start(deployment: Deployment) -> None:
+    """Its hash chain is whole, and so is what SQLite finds: a byte that flips in journal.db-wal ends it there."""
+    for version in ("1.0.0", "1.1.0"):
+        assert deployment.push("main", *release(deployment, version)).returncode == 0
+    deployment.kill()
+    wal = deployment.place.journal.with_name("journal.db-wal")
+    data = bytearray(wal.read_bytes())
+    data[len(data) * 3 // 4] ^= 0x40
+    wal.write_bytes(data)
+    doctor = deployment.livetag("doctor")
+    assert doctor.returncode != 0
+    assert "the journal ends with record" in doctor.stdout
+    deployment.start()
+    assert "ERROR   the journal ends with record" in deployment.said()
+    assert deployment.stop() == 0
+    assert (
+        "the journal ends with record" not in deployment.livetag("doctor").stdout
+    )  # said once: it goes on from there

@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.control.config import load_config
 from orchestrator.control.doctor.findings import Case, Finding
 from orchestrator.upgrade import words
+from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.crash_loop import not_loaded
 from orchestrator.upgrade.crash_row import CrashRow, crash_row
 from orchestrator.upgrade.errors import IllegalTransition, UpgradeError
@@ -47,6 +48,14 @@ def journal(case: Case) -> Iterator[Finding]:
         )
         yield Finding("journal", False, words.sentence(str(error)), todo)
     else:
+        box = BlackBox(case.deployment.black_box).last()
+        if box is not None and not box.copied and box.recorded > len(records) and not case.host_runs:
+            todo = (
+                "Put journal.db and journal.db-wal back as they were, both, if you have them; or start the host: it goes on "
+                "from what the journal still says."
+            )
+            yield Finding("journal", False, words.lost_end(len(records), box.recorded), todo)
+            return
         yield Finding(
             "journal", True, f"{len(records)} records, the chain is whole, kept states are as saved"
         )
