@@ -248,6 +248,7 @@ START_ROLLING_BACK = Scenario(
     all_in("1.1.0"),
     all_in("1.0.0"),
     tuple(f"{name}/v1.1.1" for name in MODULES),
+    before=all_in("1.0.0"),  # as in the rollback: the start records the quarantine
     ready=_rolling_back,
 )
 START_QUARANTINE = Scenario(
