@@ -89,3 +89,47 @@ def test_a_version_whose_units_failed_is_freed_without_a_full_collection(tmp_pat
             gc.unfreeze()
 
     with_swapper(tmp_path, story)
+
+
+def test_a_version_that_served_through_a_switch_that_failed_is_freed_without_a_full_collection(
+    tmp_path: Path,
+) -> None:
+    """The switch ran at the end of a unit of it: what that raised held the unit's frames, in a circle."""
+
+    async def story(swapper: Swapper) -> None:
+        served = "    @handles\n    async def turn(self) -> None: await asyncio.sleep(0.02)"
+        first = VERSION.format(state_version=1, extra=served)
+        await swapper.swap(swapper.write("counter", "1.0.0", {"__init__.py": first}))
+        refused = VERSION.format(state_version=1, extra=served + "\n" + REFUSED["take_over raises"])
+        second = swapper.write("counter", "2.0.0", {"__init__.py": refused})
+        third = swapper.write("counter", "3.0.0", {"__init__.py": first})
+        enough = asyncio.Event()
+        busy = asyncio.ensure_future(keep_busy(swapper, enough))
+        gc.collect()
+        gc.disable()
+        try:
+            transaction, outcome = await swapper.transact(second)
+            assert outcome.result == "rolled_back"
+            await transaction.retire(outcome)
+            del transaction
+            enough.set()
+            await busy
+        finally:
+            gc.enable()
+        gc.freeze()
+        try:
+            (remains,) = await swapper.swap(third)
+            assert remains.version == "1.0.0"
+            retirements = Retirements(swapper.app, look_again_after_s=(0.0, 0.05))
+            assert await retirements.prove(remains)
+            assert retirements.full_collections == 0
+        finally:
+            gc.unfreeze()
+
+    with_swapper(tmp_path, story, Limits(pause_ms=30.0, load_s=0.3))
+
+
+async def keep_busy(swapper: Swapper, enough: asyncio.Event) -> None:
+    """Have a unit under way at every moment, so that a switch runs at the end of one."""
+    while not enough.is_set():
+        await swapper.app.ask("counter", "turn")

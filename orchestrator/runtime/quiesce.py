@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -84,7 +84,12 @@ class Quiesce(Generic[T]):
                 if not self._result.done():  # the caller was cancelled: nobody stays held
                     self._reopen()
                     self._result.cancel()
-        return self._result.result()
+        try:
+            return self._result.result()
+        finally:
+            # What the action raised holds this frame and those below: a circle through the result would keep the unit at
+            # whose end the switch ran, and with it the version that served, until the next full collection.
+            self._result = _over()
 
     @property
     def paused_s(self) -> float:
@@ -184,3 +189,10 @@ class Quiesce(Generic[T]):
             if proxy.held is self:
                 proxy.held, proxy.admit = proxy.resting, 0  # one that is disabled stays held
                 proxy.pump.rouse()
+
+
+def _over() -> asyncio.Future[Any]:
+    """A result that holds nothing: whoever comes later finds the attempt at its end."""
+    nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    nothing.cancel()
+    return nothing
