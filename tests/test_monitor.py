@@ -178,9 +178,9 @@ def test_a_thousand_moves_are_told_as_few_changes(store: RepoStore, work: GitRep
 def test_a_push_seen_half_done_is_not_told_until_it_rests(store: RepoStore, work: GitRepo) -> None:
     commit_id = work.release("counter/v0.0.1")
     with Watch(store.path, debounce_s=0.5) as watch:
-        for n in range(5):
+        for n in range(30):
             store.update_refs([RefChange(f"refs/tags/counter/v1.0.{n}", commit_id, None)])
-        watch.until(lambda: len(watch.now() or {}) == 6)
+        watch.until(lambda: len(watch.now() or {}) == 31)
         assert len(watch.told) == 2
 
 

@@ -83,6 +83,20 @@ def test_a_tag_of_a_blob_a_tree_or_nothing_leads_to_no_commit(store: RepoStore, 
         store.release(refs["counter/v1.0.0"], refs)
 
 
+def test_an_object_over_which_git_dies_hides_no_other_tag(store: RepoStore, work: GitRepo) -> None:
+    whole = [work.release("counter/v1.0.0"), work.release("counter/v1.2.0")]
+    broken = work.release("counter/v1.1.0")
+    path = store.path / "objects" / broken[:2] / broken[2:]
+    path.unlink()
+    path.mkdir()  # as for a disk's read error, Git ends with "fatal:" where a missing object is only said
+    with RepoStore.open(store.path) as fresh:
+        refs = fresh.refs()
+    found = {name: ref.commit_id for name, ref in refs.items()}
+    assert found == {"counter/v1.0.0": whole[0], "counter/v1.1.0": None, "counter/v1.2.0": whole[1]}
+    assert refs["counter/v1.1.0"].lost
+    assert not refs["counter/v1.2.0"].lost
+
+
 def test_packed_refs_read_the_same_as_loose_ones(store: RepoStore, work: GitRepo) -> None:
     for minor in range(20):
         work.commit()

@@ -131,6 +131,7 @@ def test_what_serves_needs_no_object_any_more_and_nobody_is_blamed(
         answer = yard.deployment.call("deploy", tag=tag)  # once it has looked
         assert [row["verdict"] for row in answer["tags"]] == ["live"], "and nothing has to be read"
         assert "git --git-dir" in yard.doctor()["repository"]
+        yard.other_goes_live()
     yard.pushed("counter")
 
 

@@ -50,12 +50,25 @@ class Crowd:
     @property
     def is_hushed(self) -> bool:
         """Whether each has heard all that it said itself, and all of the others from where it began to hear them."""
+        return not self.owed
+
+    @property
+    def heard(self) -> int:
+        """How many lines all have heard."""
+        return sum(len(lines) for client in self.clients for lines in client.heard.values())
+
+    @property
+    def owed(self) -> list[str]:
+        """What is still to be heard: for each client that waits, whose lines, and how many."""
         said = {client.id: client.said for client in self.clients}
-        return all(
-            client.id in client.heard
-            and all(int(heard[0]) + len(heard) >= said[speaker] for speaker, heard in client.heard.items())
-            for client in self.clients
-        )
+        found = []
+        for client in self.clients:
+            if client.id not in client.heard:
+                found.append(f"client {client.number} has heard nothing of its own")
+            for speaker, heard in client.heard.items():
+                if (missing := said[speaker] - int(heard[0]) - len(heard)) > 0:
+                    found.append(f"client {client.number} waits for {missing} of {speaker}")
+        return found
 
     def close(self) -> None:
         self._stop.set()
