@@ -165,6 +165,47 @@ def test_power_cuts_however_many_accuse_no_release(place: Place, monkeypatch: py
     assert place.ledger.starts.row == 7, "but that it comes to nothing is seen"
 
 
+def test_a_power_cut_in_a_probation_or_a_transaction_is_no_death_of_the_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(black_box, "_BOOT_ID", boot)
+    place = Place(tmp_path / "deployment")
+    boot.write_text("boot 0")
+    place.dies(*DEPLOYED, in_hen=False)
+    successor = msgspec.structs.replace(HEN, commit_id="c-2")
+    for txn in (2, 3):  # each start finds what was in probation, and the cut comes in the next transaction
+        boot.write_text(f"boot {txn}")
+        place.dies(Planned(txn, (Change("hen", HEN, successor),), "t", "w"), Prepared(txn), in_hen=False)
+    boot.write_text("boot 4")
+    with place.host() as (book, box):
+        box.begin()
+        assert not book.ledger.deaths
+        assert not book.ledger.quarantine
+        assert [book.ledger.transactions[txn].fault for txn in (2, 3)] == ["moment", "moment"]
+        assert [view.id for view in book.ledger.in_probation] == [1], "it goes on: nothing speaks against it"
+        raise _Killed
+    place.dies()
+    assert place.ledger.deaths == {KEY: 1}, "a death without a reboot counts as before"
+
+
+def test_a_host_that_had_ended_by_itself_before_the_reboot_has_died_in_the_probation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path / "deployment")
+    with place.host() as (book, box):
+        box.begin()
+        for fact in DEPLOYED:
+            book.write_now(fact)
+        box.close()
+        raise _Killed
+    boot = tmp_path / "boot_id"
+    boot.write_text("another")
+    monkeypatch.setattr(black_box, "_BOOT_ID", boot)
+    place.dies()
+    assert place.ledger.deaths == {KEY: 1}
+
+
 def test_what_was_in_doubt_before_a_reboot_is_held_against_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,7 +309,7 @@ class _Draft:
 
     @_take.register
     def _host_started(self, fact: facts.HostStarted, record: Record) -> None:  # noqa: ARG002
-        if self.running and not fact.copied:
+        if self.running and not (fact.copied or fact.rebooted):
             # It died. Whatever was in probation is suspect; an unfinished transaction is counted when
             # recovery writes its RolledBack, so that it is counted once.
             suspects = {name for txn in self.probations for name in self.transactions[txn].probation}

@@ -241,12 +241,14 @@ class HostStarted(_Fact, frozen=True, tag=True):
     """A host took the deployment; written before any module code is loaded.
 
     `run` is the id of this run. `copied`: the deployment is a copy of one in which a host ran, so none has died in it.
+    `rebooted`: the machine went down under the host before this one, which so died of no release.
     """
 
     pid: int
     version: str
     run: str = ""
     copied: bool = False
+    rebooted: bool = False
 
 
 class StartDied(_Fact, frozen=True, tag=True):

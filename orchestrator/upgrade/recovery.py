@@ -66,7 +66,9 @@ def close_the_past(book: Book, version: str, evidence: Evidence | None = None, r
         # machine lost its power before the page was on disk: no module that is known can have ended it.
         evidence = replace(evidence, module=None, doing="", ended=False, in_doubt=None, loaded=False)
     copied = before.running and evidence is not None and evidence.copied
-    facts = _what_it_left(before, HostStarted(os.getpid(), version, run, copied), evidence)
+    # One that had ended before, with an error of its own, did not end by the machine.
+    rebooted = before.running and evidence is not None and evidence.rebooted and not evidence.ended
+    facts = _what_it_left(before, HostStarted(os.getpid(), version, run, copied, rebooted), evidence)
     # One write: a start that is killed here is asked again what the host before it died of, or has taken it down.
     with step("recovery.started"):
         book.write_together(facts)
@@ -87,7 +89,7 @@ def _what_it_left(before: Ledger, started: HostStarted, evidence: Evidence | Non
     facts: list[Fact] = [started]
     now = _after(before, started)
     if now.unfinished is not None:
-        facts.append(_end_of(now.unfinished.id, evidence))
+        facts.append(_end_of(now.unfinished.id, started, evidence))
         now = _after(now, facts[-1])
     ran = (evidence.module, evidence.doing) if evidence is not None and evidence.module is not None else None
     no_module = evidence is not None and (
@@ -103,10 +105,16 @@ def _after(ledger: Ledger, fact: Fact) -> Ledger:
 
 
 def _say(facts: Sequence[Fact], before: Ledger) -> None:
-    if isinstance(facts[0], HostStarted) and facts[0].copied:
+    started = facts[0]
+    if isinstance(started, HostStarted) and started.copied:
         logger.warning(
             "this deployment is a copy of one in which a host ran: its death is not assumed, and held against nobody; "
             "in-memory state of its modules starts anew (DESIGN §6, P2)"
+        )
+    elif isinstance(started, HostStarted) and started.rebooted:
+        logger.warning(
+            "the machine was started anew while a host ran: its end is held against no release; in-memory state of its "
+            "modules starts anew (DESIGN §6, P2)"
         )
     elif before.running and before.unfinished is None:
         logger.warning(
@@ -119,7 +127,7 @@ def _say(facts: Sequence[Fact], before: Ledger) -> None:
             logger.warning("the host before this one died right after its start: {}", fact.how)
 
 
-def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
+def _end_of(txn: int, started: HostStarted, evidence: Evidence | None) -> RolledBack:
     """How a transaction without COMMITTED ended. One in doubt was the disk's failure: it is held against nobody."""
     if evidence is not None and evidence.in_doubt == txn:
         reason = (
@@ -127,8 +135,10 @@ def _end_of(txn: int, evidence: Evidence | None) -> RolledBack:
             "this start has not found it on disk"
         )
         return RolledBack(txn, reason, "moment")
-    if evidence is not None and evidence.copied:
+    if started.copied:
         return RolledBack(txn, "the deployment was copied while the transaction was under way", "moment")
+    if started.rebooted:
+        return RolledBack(txn, "the machine went down while the transaction was under way", "moment")
     return RolledBack(txn, "the host died before the transaction was committed", "died")
 
 
