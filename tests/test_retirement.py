@@ -347,6 +347,27 @@ def test_what_a_version_leaves_behind_is_named_with_its_line(
     with_swapper(tmp_path, story)
 
 
+def test_what_only_says_that_it_is_a_class_is_no_part_of_a_version(tmp_path: Path, host_library: Any) -> None:
+    """On 3.10 `list[int]` does, and typing gives the same one to every version: it lives on, and holds nobody."""
+
+    class Says:
+        __class__ = type  # type: ignore[assignment]  # as the __class__ of list[int] is list's there
+
+    host_library.REGISTRY["alias"] = Says()
+    assert isinstance(host_library.REGISTRY["alias"], type)
+    files = holding(
+        "self.alias = host_library.REGISTRY['alias']", "import typing\nLines = typing.Optional[list[int]]"
+    )
+
+    async def story(swapper: Swapper) -> None:
+        await swapper.swap(swapper.write("leaky", "1.0.0", files))
+        retirements = Retirements(swapper.app, QUICK)
+        assert await proven(retirements, await swapper.swap(swapper.write("leaky", "2.0.0", files)))
+        assert retirements.full_collections == 0
+
+    with_swapper(tmp_path, story)
+
+
 def _let_go(library: Any) -> None:
     for door in library.DOORS:
         door.set()

@@ -26,7 +26,8 @@ def traces_of(loaded: Loaded, *holders: object) -> list[weakref.ref[Any]]:
     owner = Owner(loaded.aliases.values())
     modules = [sys.modules[name] for name, names in namespaces_of_modules() if owner.owns(names)]
     members = members_of(owner, [*modules, *holders]) or []  # of a giant: its modules, and its own import
-    classes = [each for each in members if isinstance(each, type)]
+    # Not isinstance(): on 3.10 `list[int]` says that it is a class, and typing keeps one of them for all that are equal.
+    classes = [each for each in members if issubclass(type(each), type)]
     return [weakref.ref(each) for each in (loaded.own_import, *modules, *classes)]
 
 
