@@ -200,6 +200,7 @@ class Durable:
                 for key, record in table.changed().items()
             ]
         except (StateInvalid, AttributeError, TypeError, ValueError, OverflowError) as error:
+            proxy.vitals.failed += 1
             return failure_of(proxy, message, error)
         self.write_converted()
         for row in rows:

@@ -10,11 +10,12 @@ import msgspec
 #: Types of messages that the runtime makes itself are marked by their first character; no author's name can start so.
 TOPIC_MARK = "@"  # an event: "@clock.*" is the subscription it was delivered for
 TIMER_MARK = "%"  # a tick: "%report" is the method that is due
+TEST_MARK = "?"  # no message at all: stands for a self_test() while that has the module to itself
 
 
 def is_authors(type_: str) -> bool:
-    """Whether it is a type that an author names, not an event or a tick."""
-    return type_[:1] not in {TOPIC_MARK, TIMER_MARK, ""}
+    """Whether it is a type that an author names, not an event, a tick or a test."""
+    return type_[:1] not in {TOPIC_MARK, TIMER_MARK, TEST_MARK, ""}
 
 
 class Message(msgspec.Struct, gc=False):

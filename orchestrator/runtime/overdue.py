@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from loguru import logger
 
-from orchestrator.runtime.message import Message
+from orchestrator.runtime.message import TEST_MARK, Message
 from orchestrator.runtime.waits import describe_waits
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Overdue:
             del self._seen[name]
         for name, proxy in modules.items():
             unit, seen = proxy.unit, self._seen.get(name)
-            if unit is None:
+            if unit is None or unit.type[:1] == TEST_MARK:  # a test has a time limit of its own
                 self._seen.pop(name, None)
             elif seen is None or seen.unit is not unit:
                 self._seen[name] = _Seen(unit, clock.now())
@@ -70,6 +70,7 @@ class Overdue:
 
     def _tell(self, proxy: ModuleProxy, seconds: float) -> None:
         self.counts[proxy.name] = self.counts.get(proxy.name, 0) + 1
+        proxy.vitals.stalls += 1
         logger.bind(module=proxy.name).warning(
             "a unit of {} has not ended for {:.1f} s, and {} cannot be upgraded while it lasts: {}",
             proxy.name,

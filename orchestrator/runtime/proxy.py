@@ -31,6 +31,7 @@ from orchestrator.runtime.resources import Resources
 from orchestrator.runtime.table_sweep import Sweep
 from orchestrator.runtime.tables import ModuleTables, first_tables
 from orchestrator.runtime.timers import Timers
+from orchestrator.runtime.vitals import Vitals
 from orchestrator.runtime.voice import Voice
 from orchestrator.runtime.waits import Wait
 
@@ -70,6 +71,7 @@ class ModuleProxy:
         self.stored = 0  # what its units put into inboxes of durable modules, and was not seen on disk yet
         self.handled = 0
         self.dead = 0
+        self.vitals = Vitals(self)
         self.ticks: set[str] = set()  # timers whose tick waits in the mailbox
         self.tables = ModuleTables()
         self.written: list[LiveTable] = []  # tables that the unit under way has written to

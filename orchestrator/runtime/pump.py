@@ -15,14 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from orchestrator.runtime.errors import Leaving, ModuleError, Stalled, UnknownMessage, error_text
+from orchestrator.runtime.errors import (
+    HandlerFailed,
+    Leaving,
+    ModuleError,
+    Stalled,
+    UnknownMessage,
+    error_text,
+)
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
-from orchestrator.runtime.message import TIMER_MARK, Message
+from orchestrator.runtime.message import TEST_MARK, TIMER_MARK, Message
 from orchestrator.runtime.overrun import work_off
 from orchestrator.runtime.plain import FLAT, check_reply
+from orchestrator.runtime.self_tests import SelfTests
 from orchestrator.runtime.table_live import keep_writes, undo_writes
 from orchestrator.runtime.threads import ThreadCall
+from orchestrator.runtime.vitals import UNTIMED
 
 if TYPE_CHECKING:
     from orchestrator.runtime.application import Turn
@@ -40,9 +49,11 @@ class Pump:
         "_given",
         "_outbox",
         "_proxy",
+        "_vitals",
         "_written",
         "body",
         "task",
+        "tests",
         "wake",
     )
 
@@ -52,9 +63,11 @@ class Pump:
         self._outbox = proxy.outbox
         self._given = proxy.outbox.given
         self._written = proxy.written
+        self._vitals = proxy.vitals
         self.wake: asyncio.Future[None] | None = None
         self._closing = False
         self._answered: tuple[Message, ModuleError | None] | None = None  # at once, and a task of it goes on
+        self.tests = SelfTests(proxy)
         self.task: asyncio.Task[None] | None = None
         self.body: Any = None  # the coroutine of the task: only it tells at no cost whether the pump runs now
 
@@ -90,7 +103,8 @@ class Pump:
                     left,
                     proxy.name,
                 )
-        if unit is not None:
+        self.tests.give_up()
+        if unit is not None and unit.type[:1] != TEST_MARK:
             if thread is not None:
                 await thread.out_of_the_framework(1.0)  # it may have been let in before
             self._given.clear()
@@ -145,15 +159,20 @@ class Pump:
         finally:
             turn.awake -= 1
 
-    async def _until_closed(self, turn: Turn) -> None:
+    async def _until_closed(self, turn: Turn) -> None:  # noqa: C901  # the hot path, written out
         proxy = self._proxy
-        queue, outbox = proxy.mailbox.queue, proxy.outbox
+        queue, outbox, tests = proxy.mailbox.queue, proxy.outbox, self.tests
         while not self._closing:
             if not outbox.empty and proxy.unit is None:  # else it is of the unit that was answered at once
                 await outbox.flush()
+            if tests.due:
+                await tests.run()
             while not queue or proxy.unit is not None or (proxy.held is not None and not proxy.admit):
                 if self._answered is not None:
                     await self._end_what_was_answered()
+                    continue
+                if tests.due:
+                    await tests.run()
                     continue
                 self.wake = asyncio.get_running_loop().create_future()
                 turn.awake -= 1
@@ -185,6 +204,8 @@ class Pump:
             proxy.ticks.discard(message.type[1:])
         handler = proxy.handlers.get(message.type)
         failure: ModuleError | None = None
+        vitals = self._vitals
+        began = vitals.now() if vitals.slow_s is not None or not proxy.handled & UNTIMED else None
         try:
             if handler is None:
                 handler = self._unhandled(message)
@@ -217,6 +238,8 @@ class Pump:
             failure = await self._tasks_ended(message, failure)
             if proxy.unit is not message:
                 return
+        if began is not None:
+            vitals.took(vitals.now() - began)
         if not self._end(message, failure):
             await self._until_it_left()
 
@@ -229,6 +252,8 @@ class Pump:
         proxy.mailbox.accepted += 1
         proxy.unit = message
         failure = None
+        vitals = self._vitals
+        began = vitals.now() if vitals.slow_s is not None or not proxy.handled & UNTIMED else None
         try:
             result = handler.call(*handler.arguments(message))
             if result.__class__ not in FLAT:
@@ -239,6 +264,8 @@ class Pump:
         else:
             return result
         finally:
+            if began is not None:
+                vitals.took(vitals.now() - began)
             if proxy.tasks is not None:
                 message.path = ()  # who asked has the reply, and waits no more
                 self._answered = message, failure
@@ -350,6 +377,11 @@ class Pump:
     def _raised(self, message: Message, error: BaseException) -> ModuleError:
         """The author's code raised; that it was interrupted is told in the log, too."""
         failure = failure_of(self._proxy, message, error)
+        if isinstance(
+            failure, HandlerFailed
+        ):  # else what was sent did not fit, which is not this version's doing
+            self._vitals.failed += 1
         if isinstance(error, Stalled):
+            self._vitals.stalls += 1
             logger.bind(module=self._proxy.name).error("{}", failure)
         return failure

@@ -1,0 +1,89 @@
+"""The vital signs of a module: what its units fail, how long they take, whether they hold it up (DESIGN §7.7).
+
+They outlast a swap, so that a release can be compared with the one before it. What is watched in probation is timed unit by
+unit; else one unit in sixteen is, so that a message pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.runtime.figures import Figures, Terms
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.proxy import ModuleProxy
+
+TIMES_KEPT: Final = 1024
+UNTIMED: Final = (
+    15  # bits of the count of units that must be clear: one in sixteen is timed while nothing is in probation
+)
+
+
+class Vitals:
+    """Of one module, since its version in service came; `before` are those of the version that it is compared with."""
+
+    __slots__ = (
+        "_handled",
+        "_proxy",
+        "_times",
+        "before",
+        "failed",
+        "now",
+        "slow",
+        "slow_s",
+        "stalls",
+        "terms",
+    )
+
+    def __init__(self, proxy: ModuleProxy) -> None:
+        self._proxy = proxy
+        self.now = proxy.app.clock.now
+        self.terms = Terms()
+        self.before: Figures | None = None
+        self.slow_s: float | None = None  # each unit is timed, and one that takes longer is slow
+        self._begin()
+
+    def _begin(self) -> None:
+        self._handled = self._proxy.handled
+        self._times: deque[float] = deque(maxlen=TIMES_KEPT)
+        self.failed = 0
+        self.slow = 0
+        self.stalls = 0
+
+    def serve(self, terms: Terms) -> None:
+        """Another version enters service. Cannot raise; called between two units.
+
+        One that comes while a probation is on is compared with what the one before it was compared with: that is what has
+        passed.
+        """
+        if self.slow_s is None and self._proxy.implementation is not None:
+            self.before = self.figures
+        self.terms = terms
+        self._begin()
+        self.slow_s = terms.max_p99_ms / 1000 if terms.seconds else None
+
+    def passed(self) -> None:
+        """The probation is over: what serves is what the next version is compared with."""
+        self.slow_s = None
+
+    # Whether the unit that begins is timed is asked in the pump, where a call would cost a tenth of a message.
+
+    def took(self, seconds: float) -> None:
+        """A unit that was timed has ended, well or not."""
+        self._times.append(seconds)
+        if self.slow_s is not None and seconds > self.slow_s:
+            self.slow += 1
+
+    @property
+    def figures(self) -> Figures:
+        """The vital signs now."""
+        units = self._proxy.handled - self._handled + self.failed
+        return Figures(units, self.failed, self.slow, self.stalls, _p99_ms(self._times))
+
+
+def _p99_ms(times: Iterable[float]) -> float | None:
+    found = sorted(times)
+    return found[math.ceil(len(found) * 0.99) - 1] * 1000 if found else None
