@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -11,6 +12,11 @@ import pytest
 # trials, and each would compile livetag anew: 0.2 s of processor time for a host.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and every process of a test would inherit that: pushes
+# and demos that a test interrupts would go on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One of these begun as the last keeps one worker busy when the other has nothing left to take over.
 LONG = (
