@@ -1,7 +1,8 @@
 # make demo            upgrade a running BGP monitor, and see that nothing is lost
 # make test            the tests
 # make lint, types     the other checks
-# make bench, soak     the long programmes: figures, and many upgrades in a row
+# make bench           figures, ours beside others' in turn; BENCH='--only 7,8' for some
+# make soak            the long programmes: many upgrades, kills and simulations in a row
 # make test PYTHON=python3.12     with another interpreter
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m pytest -q -s -m slow tests/benchmarks
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/simulation

@@ -16,7 +16,7 @@ from orchestrator.upgrade.incoming import Incoming
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
-from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
+from orchestrator.upgrade.transaction import Log, Outcome, UpgradeTransaction
 from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import Limits, ModuleManifest, TrialSection
 
@@ -61,8 +61,11 @@ class NoTicket:
 class Swapper:
     """Puts versions of packages into service in one application."""
 
-    def __init__(self, app: Application, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self, app: Application, folder: Path, limits: Limits | None = None, log: Log | None = None
+    ) -> None:
         self.app = app
+        self._log = log or NoLog()
         self._folder = folder
         self._limits = limits or Limits(pause_ms=5000.0)
         self._live: dict[str, Entry] = {}
@@ -107,7 +110,7 @@ class Swapper:
 
     async def _run(self, participants: list[Participant]) -> tuple[UpgradeTransaction, Outcome]:
         planned = Planned(next(self._txns), tuple(p.change for p in participants), "test", "test")
-        transaction = UpgradeTransaction(self.app, planned, participants, NoLog(), patience_s=0.0)
+        transaction = UpgradeTransaction(self.app, planned, participants, self._log, patience_s=0.0)
         return transaction, await transaction.run()
 
     async def close(self) -> None:
