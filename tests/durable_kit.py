@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.letters import DeadLetter
+from orchestrator.runtime.retirement import Remains
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.durable_store import DurableStore
@@ -141,6 +142,7 @@ class Life:
         self.book = Book(self.journal)
         self.recovered = Recovered()
         self._txns = itertools.count(1)
+        self.left: list[Remains] = []  # by the last transaction, unloaded and not proven gone
 
     async def begin(self) -> None:
         close_the_past(self.book, "0")
@@ -209,7 +211,7 @@ class Life:
                 self.recovered.kept[p.name] = KeptState(
                     image.state_version, image.state, (), image.tables, stored=p.was_durable
                 )
-        await transaction.retire(outcome)
+        self.left = await transaction.retire(outcome)
         return outcome
 
     # -- what there is -------------------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Guarded(Coroutine[Any, Any, Any]):
             return self.inner.throw(*error)
         except (SystemExit, KeyboardInterrupt) as raised:
             raise _exit(raised) from raised
+        finally:
+            del error  # what comes out again holds this frame: a circle that would hold the version, too
 
     def close(self) -> None:
         self.inner.close()

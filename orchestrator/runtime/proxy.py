@@ -337,11 +337,14 @@ class ModuleProxy:
             and self.durable is None
         ):
             handler = self.handlers.get(message.type)
-            if handler is not None and not handler.is_async and self.app.turn.begins():
-                result = self.pump.answer_at_once(message, handler)
-                if self.stored:
-                    await self._stored_on_disk()
-                return result
+            try:
+                if handler is not None and not handler.is_async and self.app.turn.begins():
+                    result = self.pump.answer_at_once(message, handler)
+                    if self.stored:
+                        await self._stored_on_disk()
+                    return result
+            finally:
+                del handler  # who waits here, and who keeps what is raised, must not hold the version
         self.refuse()
         reply = message.reply = asyncio.get_running_loop().create_future()
         timer = self.app.clock.call_at(

@@ -251,7 +251,7 @@ class Pump:
         proxy = self._proxy
         proxy.mailbox.accepted += 1
         proxy.unit = message
-        failure = None
+        failure, result = None, None
         vitals = self._vitals
         began = vitals.now() if vitals.slow_s is not None or not proxy.handled & UNTIMED else None
         try:
@@ -260,21 +260,22 @@ class Pump:
                 check_reply(result)
         except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
             failure = self._failure(message, error, handler)
-            raise failure from None
+        if began is not None:
+            vitals.took(vitals.now() - began)
+        if proxy.tasks is not None:
+            message.path = ()  # who asked has the reply, and waits no more
+            self._answered = message, failure
+            self.rouse()
         else:
+            everything_left = self._end(message, failure)
+            if proxy.mailbox.queue or not everything_left:
+                self.rouse()  # a message that came while we ran, or an output that the pump waits with
+        if failure is None:
             return result
+        try:
+            raise failure  # here, so that the author's error is not its context: who asked may keep it
         finally:
-            if began is not None:
-                vitals.took(vitals.now() - began)
-            if proxy.tasks is not None:
-                message.path = ()  # who asked has the reply, and waits no more
-                self._answered = message, failure
-                self.rouse()
-            else:
-                everything_left = self._end(message, failure)
-                if proxy.mailbox.queue or not everything_left:
-                    self.rouse()  # a message that came while we ran, or an output that the pump waits with
-            failure = None  # it holds this frame: a circle that would hold the version, too
+            del failure, handler, result  # it holds this frame: a circle, and the version
 
     def _end(self, message: Message, failure: ModuleError | None) -> bool:
         """End the unit: what it gave out leaves, then the next may begin; False: an output waits for room first."""
@@ -371,7 +372,7 @@ class Pump:
     def _failure(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
         """What an asker gets of a unit that failed."""
         if handler is None and isinstance(error, UnknownMessage):
-            return error
+            return error.with_traceback(None)  # the frames hold it: a circle that would hold the version, too
         return self._raised(message, error)
 
     def _raised(self, message: Message, error: BaseException) -> ModuleError:

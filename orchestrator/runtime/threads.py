@@ -69,7 +69,10 @@ class ThreadCall:
         """In the thread: what comes of a task that `begin` starts on the event loop. Waits for it."""
         waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._loop.call_soon_threadsafe(_answer, waiting, begin)
-        return waiting.result()
+        try:
+            return waiting.result()
+        finally:
+            del waiting  # what it raises holds this frame, and the version's that asked
 
     async def out_of_the_framework(self, seconds: float) -> None:
         """Return when the thread's code is in no send, write to a Table or the like any more, or after `seconds`."""
@@ -81,9 +84,12 @@ class ThreadCall:
     def outcome(self) -> Any:
         """What the function returned, or raise what it raised. Only after `ended`."""
         error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return self._result
+        try:
+            if error is not None:
+                raise error
+            return self._result
+        finally:
+            del error  # it holds this frame: a circle that would hold the version, too
 
 
 def _in_the_framework(ident: int | None) -> bool:
