@@ -22,7 +22,8 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
         except ImportError:
             pass
         else:
-            return uvloop.new_event_loop()
+            made: asyncio.AbstractEventLoop = uvloop.new_event_loop()  # Any where it is not installed
+            return made
     return asyncio.new_event_loop()
 
 
