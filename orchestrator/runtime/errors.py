@@ -65,6 +65,10 @@ class AskTimeout(ModuleError):
     """No reply came before the deadline; the message may still be handled later."""
 
 
+class NotReplayed(ModuleError):
+    """A shadow asked what the version in service did not ask, so there is no reply to give it."""
+
+
 class HandlerFailed(ModuleError):
     """The handler that was asked raised; the message is in the dead letters."""
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.runtime.letters import DeadLetter
     from orchestrator.runtime.quiesce import Quiesce
     from orchestrator.runtime.rest import Resting
+    from orchestrator.runtime.shadow_tap import Tap
     from orchestrator.runtime.table_live import LiveTable
     from orchestrator.runtime.tasks import UnitTasks
     from orchestrator.runtime.threads import ThreadCall
@@ -79,6 +80,7 @@ class ModuleProxy:
         self.voice = Voice(self)
         self.pump = Pump(self)
         self.sweep = Sweep(self)
+        self.tap: Tap | None = None  # notes what its units do, while a version is shadowed
         self._timers = Timers(app.clock, self._tick)
         self.intakes = Intakes(self)
         self.resources = Resources(name)

@@ -88,7 +88,7 @@ class Voice:
             reply = await target.ask(message, timeout_s, proxy)
         finally:
             proxy.waits_on.remove(wait)
-        return reply if returns is None else _typed(reply, returns, target, type_)
+        return reply if returns is None else typed(reply, returns, target.name, type_)
 
     async def _flush_for_ask(self, name: str, type_: str, timeout_s: float) -> float:
         """Let out what the unit sent before; returns how much of the ask's time is left. Raises AskTimeout."""
@@ -166,10 +166,11 @@ class Voice:
             )
 
 
-def _typed(reply: object, returns: Any, target: ModuleProxy, type_: str) -> Any:
+def typed(reply: object, returns: Any, name: str, type_: str) -> Any:
+    """The reply as the type that was asked for. Raises BodyRefused."""
     try:
         return convert_first(reply, returns)
     except msgspec.ValidationError as error:
         raise BodyRefused(
-            f"the reply of {target.name} to {type_!r} is not what returns= asks for: {error}"
+            f"the reply of {name} to {type_!r} is not what returns= asks for: {error}"
         ) from None
