@@ -57,6 +57,17 @@ class Probation(msgspec.Struct, frozen=True):
     max_p99_ms: Annotated[float, Meta(gt=0, le=_DAY_S * 1000)] = 100.0
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """How many live messages a new release handles beside the one in service, unheard, before it may take its place.
+
+    `messages` 0: none. At most `max_mismatch` of them may be handled otherwise. Too few in `seconds`: it is no pass.
+    """
+
+    messages: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    max_mismatch: Count = 0
+    seconds: Seconds = 60.0
+
+
 class ModuleManifest(msgspec.Struct, frozen=True):
     """`modules/<package>/module.toml`; without the file every value is its default."""
 
@@ -71,6 +82,7 @@ class ModuleManifest(msgspec.Struct, frozen=True):
     emits: dict[str, tuple[Text, ...]] = {}
     limits: Limits = Limits()
     probation: Probation = Probation()
+    shadow: Shadow = Shadow()
 
 
 class AppSection(msgspec.Struct, frozen=True):
@@ -151,6 +163,11 @@ def parse_module(data: bytes, where: str) -> ModuleManifest:
             raise _refuse(
                 where, f"shared[{index}]", folder, f"a folder of the repository, e.g. lib/wire ({problem})"
             )
+    if manifest.shadow != Shadow() and not manifest.pure:
+        raise ManifestInvalid(
+            f"{where}: [shadow] needs pure = true. A shadow handles the same messages a second time, so only a module "
+            "without I/O of its own may have one: if it is so, write pure = true; else take [shadow] out."
+        )
     last_parts = [folder.rpartition("/")[2] for folder in manifest.shared]
     if len(set(last_parts)) < len(last_parts):
         raise _refuse(

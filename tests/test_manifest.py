@@ -35,6 +35,12 @@ pause_ms = 0.5
 seconds = 0
 max_error_rate = 1
 """
+SHADOW = b"""
+pure = true
+[shadow]
+messages = 500
+max_mismatch = 3
+"""
 
 
 def test_an_empty_file_means_the_defaults() -> None:
@@ -54,6 +60,13 @@ def test_a_whole_module_toml_is_read_into_a_frozen_value() -> None:
         manifest.durable = False  # type: ignore[misc]
 
 
+def test_a_shadow_is_for_a_module_that_says_it_is_pure() -> None:
+    shadow = parse_module(SHADOW, "module.toml").shadow
+    assert (shadow.messages, shadow.max_mismatch, shadow.seconds) == (500, 3, 60.0)
+    with pytest.raises(ManifestInvalid, match=r"\[shadow\] needs pure = true.*without I/O of its own"):
+        parse_module(SHADOW.replace(b"pure = true", b""), "module.toml")
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -63,6 +76,9 @@ def test_a_whole_module_toml_is_read_into_a_frozen_value() -> None:
         ("[limits]\npause_ms = 0", ["limits.pause_ms = 0", "above 0"]),
         ("[limits]\npause_ms = nan", ["limits.pause_ms = nan", "above 0"]),
         ("[limits]\nload_s = inf", ["limits.load_s = inf", "at most 86400"]),
+        ("[shadow]\nmessages = -1", ["shadow.messages = -1", "at least 0 and at most 100000"]),
+        ("[shadow]\nmessages = 1e3", ["shadow.messages = 1000.0", "a whole number"]),
+        ("[shadow]\nseconds = 0", ["shadow.seconds = 0", "above 0"]),
         ("[limits]\nload_s = true", ["limits.load_s = True", "a number"]),
         ("[limits]\nmailbox_messages = 1.5", ["limits.mailbox_messages", "a whole number at least 1"]),
         ("limits = 3", ["limits = 3", "a table"]),

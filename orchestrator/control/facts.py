@@ -39,7 +39,7 @@ def status(
         "unloaded": module_facts.unloaded(upgrader),
         "holds": module_facts.holds(ledger),
         "transaction": _under_way(
-            ledger, upgrader.book.doubt.txn if upgrader.book.doubt is not None else None
+            ledger, upgrader.book.doubt.txn if upgrader.book.doubt is not None else None, upgrader.doing
         ),
         "quarantine": [
             {"module": q.package, "commit": q.commit_id, "tag": q.tag, "reason": q.reason, "at": q.at}
@@ -73,12 +73,13 @@ def status(
     }
 
 
-def _under_way(ledger: Ledger, in_doubt: int | None) -> Facts | None:
+def _under_way(ledger: Ledger, in_doubt: int | None, doing: str) -> Facts | None:
     view = ledger.unfinished
     if view is None:
         return None
     phase = "in_doubt" if view.id == in_doubt else view.phase.value
-    return {"id": view.id, "phase": phase, "modules": [change.name for change in view.changes]}
+    more = {"doing": doing} if doing else {}
+    return {"id": view.id, "phase": phase, "modules": [change.name for change in view.changes], **more}
 
 
 def _availability(ledger: Ledger, since: float, now: float) -> float:
@@ -178,6 +179,7 @@ def _transaction(view: TransactionView) -> Facts:
         "held_messages": view.held_messages,
         "who": view.who,
         "by": view.trigger,
+        **({"mismatches": list(view.mismatches)} if view.mismatches else {}),
     }
 
 

@@ -43,6 +43,19 @@ class TrialFailed(UpgradeError):
         self.fault: Fault = fault
 
 
+class ShadowFailed(UpgradeError):
+    """The release was not shown to do what the one in service does; nobody has heard of what it did.
+
+    `mismatches` are the messages that they handled differently, each with a small diff. `fault` "moment": there was not
+    enough to be seen, which is no verdict on the release, and no pass.
+    """
+
+    def __init__(self, message: str, fault: Fault = "release", mismatches: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fault: Fault = fault
+        self.mismatches = mismatches
+
+
 class JournalCorrupt(UpgradeError):
     """The journal on disk is not what was written; `seq` is the first record that cannot be trusted."""
 

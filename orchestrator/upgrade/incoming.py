@@ -11,7 +11,7 @@ from orchestrator.runtime.loader import Loaded
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.trial import TrialReport
-from repo_store.manifest import Limits
+from repo_store.manifest import Limits, Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What is to come into service: its code, limits, and its config with secrets resolved."""
+    """What is to come into service: its code, limits, and its config with secrets resolved.
+
+    `served`: the same release has been in service before, so this is a way back.
+    """
 
     source: Source
     limits: Limits
     config: Mapping[str, Any]  # Any: the composition's own values
     durable: bool = False
+    shadow: Shadow = Shadow()  # noqa: RUF009  # a frozen value
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)

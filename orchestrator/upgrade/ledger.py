@@ -222,6 +222,7 @@ class _Draft:
                 fault=fact.fault,
                 pause_us=fact.pause_us,
                 held_messages=fact.held_messages,
+                mismatches=fact.mismatches,
             ),
         )
         if fact.fault == "died":

@@ -33,6 +33,7 @@ class Lookout:
         self._looking = False
         self._leaving = False
         self._wake = asyncio.Event()
+        self._asked_again = asyncio.Event()  # during a look, for whoever in it waits for long
         self._passed = asyncio.Condition()
 
     async def _look(self, *, push_over: bool) -> None:
@@ -53,7 +54,13 @@ class Lookout:
         self._asked += 1
         self._settled_push = self._settled_push or push_over
         self._wake.set()
+        self._asked_again.set()
         return self._asked
+
+    async def asked_again(self) -> None:
+        """Return when a further look is asked for: something is to be seen since this one has begun, or since the last call."""
+        await self._asked_again.wait()
+        self._asked_again.clear()
 
     async def passed(self, number: int) -> None:
         """Return once a look that began after `look` returned this number has ended."""
@@ -89,6 +96,7 @@ class Lookout:
             await self._wait()
             asked, push_over = self._asked, self._settled_push
             self._wake.clear()
+            self._asked_again.clear()
             self._settled_push = False
             self._looking = True
             self.trouble = await self._look_safely(push_over=push_over)

@@ -110,7 +110,7 @@ class Participant:
         return self._durable.before
 
     @property
-    def _stall_s(self) -> float:
+    def stall_s(self) -> float:
         """How long author code may hold the event loop before it is interrupted."""
         return min(self.limits.load_s, STALL_S)
 
@@ -172,13 +172,13 @@ class Participant:
         self._durable.check(self._tables_before)
         self._shards = fresh_shards(code.blueprint)
         self._opening = Opening(self.new, self.proxy.resources.held)
-        await self._run("@resource", self._opening.run(), self.new)
-        await self._run("prepare()", _prepared(self.new), self.new)
+        await self.vote("@resource", self._opening.run(), self.new)
+        await self.vote("prepare()", prepared(self.new), self.new)
 
-    async def _run(self, what: str, work: Coroutine[Any, Any, None], new: Implementation) -> None:
+    async def vote(self, what: str, work: Coroutine[Any, Any, None], new: Implementation) -> None:
         """Author code beside the version in service: whatever it raises is a vote no. Raises VoteRefused, ModuleError."""
         try:
-            await stepwise(work, self._stall_s)
+            await stepwise(work, self.stall_s)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Overrun as error:
@@ -242,7 +242,7 @@ class Participant:
         handed, self._handed = self._handed, None
         if self.old is not None and handed is not None:
             try:
-                with interrupt_after(self._stall_s):
+                with interrupt_after(self.stall_s):
                     self.old.instance.take_over(handed)
             except BaseException as error:  # noqa: BLE001  # the old one serves on, with what it has
                 where = author_line(error, self.old.loaded)
@@ -322,20 +322,20 @@ class Participant:
         """Stop a version that leaves, and close what nobody uses any more."""
         if committed:
             await self.proxy.intakes.sources.settled()
-        await self._end("stop()", leaving.stop(), leaving.version)
+        await self.end("stop()", leaving.stop(), leaving.version)
         resources = self.proxy.resources
         if removed:
-            await self._end("closing the sources", self.proxy.intakes.sources.close(), leaving.version)
-            await self._end("closing the resources", resources.close(), leaving.version)
+            await self.end("closing the sources", self.proxy.intakes.sources.close(), leaving.version)
+            await self.end("closing the resources", resources.close(), leaving.version)
         elif committed:
-            await self._end("closing the resources", resources.close_unused(), leaving.version)
+            await self.end("closing the resources", resources.close_unused(), leaving.version)
         elif opening is not None:
-            await self._end("closing the resources", opening.undo(), leaving.version)
+            await self.end("closing the resources", opening.undo(), leaving.version)
 
-    async def _end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
+    async def end(self, what: str, work: Coroutine[Any, Any, None], version: str) -> None:
         """Let author code of a version that leaves run to its end, or say that it did not in time."""
         try:
-            await within(self.app.clock, stepwise(work, self._stall_s), self.limits.load_s)
+            await within(self.app.clock, stepwise(work, self.stall_s), self.limits.load_s)
         except (TimeoutError, Overrun):
             logger.bind(module=self.name).warning(
                 "{} of {} {} did not end within {:g} s", what, self.name, version, self.limits.load_s
@@ -346,7 +346,8 @@ class Participant:
             )
 
 
-async def _prepared(implementation: Implementation) -> None:
+async def prepared(implementation: Implementation) -> None:
+    """Its author's `prepare()`."""
     await implementation.instance.prepare()
 
 

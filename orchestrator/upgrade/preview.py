@@ -8,7 +8,7 @@ from typing import Literal
 
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.state import find_path
-from orchestrator.upgrade import words
+from orchestrator.upgrade import shadow_words, words
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.checks import Check, Live
 from orchestrator.upgrade.ledger import Ledger
@@ -114,7 +114,12 @@ def groups_of(plan: Plan, tags: Collection[str] = ()) -> list[tuple[Kind, int | 
 def foresee(kind: Kind, number: int | None, group: Group, seen: Seen) -> Forecast:
     """The forecast of one group, with what its trials found."""
     steps = tuple(Step(change, _states(change, seen)) for change in group.changes)
-    checks = [*_completed(group, seen), *_trial_checks(group, seen), *_budget_check(group, seen)]
+    checks = [
+        *_completed(group, seen),
+        *_trial_checks(group, seen),
+        *_shadow_checks(group, seen),
+        *_budget_check(group, seen),
+    ]
     group = replace(group, checks=tuple(checks))
     expected_us, pause = _pause(steps, seen)
     if kind in {"ready", "held"} and group.refused is not None:
@@ -181,6 +186,19 @@ def _trial_checks(group: Group, seen: Seen) -> Iterable[Check]:
         yield Check(what, True, f"passed in {tried.seconds:.2f} s, {on}")
         if (tried.on == "leaving" or tried.down) and change.before is not None and change.after is not None:
             yield _loss_check(change.name, change.before, change.after, tried)
+
+
+def _shadow_checks(group: Group, seen: Seen) -> Iterable[Check]:
+    """Which modules are shadowed before they may switch; of one that would be and is not, why."""
+    for change in group.changes:
+        candidate = seen.candidates.get(change.name)
+        if candidate is None or change.after is None or not change.brings_code:
+            continue
+        shadow = candidate.manifest.shadow
+        if shadow.messages:
+            why_not = shadow_words.why_not(change, served=shadow_words.served_before(seen.ledger, change))
+            why = f"none: {why_not}" if why_not else shadow_words.to_come(change, shadow)
+            yield Check(f"{change.name}: shadow", True, why)
 
 
 def _loss_check(name: str, before: Entry, after: Entry, tried: Tried) -> Check:

@@ -82,13 +82,17 @@ class Committed(_Fact, frozen=True, tag=True):
 
 
 class RolledBack(_Fact, frozen=True, tag=True):
-    """The transaction is over and the old table serves; `fault` says whose failure it was."""
+    """The transaction is over and the old table serves; `fault` says whose failure it was.
+
+    `mismatches`: the messages that a shadow handled differently, each with a small diff; the first of them.
+    """
 
     txn: int
     reason: str
     fault: Literal["release", "moment", "died"]
     pause_us: float = 0.0
     held_messages: int = 0
+    mismatches: tuple[str, ...] = ()
 
 
 class Confirmed(_Fact, frozen=True, tag=True):

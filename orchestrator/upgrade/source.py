@@ -137,7 +137,7 @@ def incoming_release(
     """What a staged release brings into service. Raises VoteRefused if its config names what the host does not have."""
     config = resolve_config(entry.config)
     source = StagedSource(folder, entry, manifest, config, trial_limits)
-    return Incoming(source, manifest.limits, config, manifest.durable)
+    return Incoming(source, manifest.limits, config, manifest.durable, manifest.shadow)
 
 
 def resolve_config(config: Mapping[str, object]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from orchestrator.upgrade.errors import (
     JournalFailed,
     Overtaken,
     PauseExceeded,
+    ShadowFailed,
     TrialFailed,
     UpgradeError,
     VoteRefused,
@@ -43,6 +44,7 @@ from orchestrator.upgrade.records import (
     Record,
     RolledBack,
 )
+from orchestrator.upgrade.shadowing import Otherwise, Shadowing, never
 from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.failpoints import reach
@@ -99,6 +101,7 @@ class UpgradeTransaction:
         report: Report = lambda _phase, _text: None,
         patience_s: float = PATIENCE_S,
         overtaken: Callable[[], bool] = lambda: False,
+        otherwise: Otherwise = never,
     ) -> None:
         self._app = app
         self._planned = planned
@@ -109,6 +112,10 @@ class UpgradeTransaction:
         self._report = report
         self._patience_s = patience_s
         self._overtaken = overtaken
+        self._shadowing = Shadowing(
+            self._participants, lambda text: self._report(Phase.PLANNED, text), otherwise
+        )
+        self._shadowed: list[str] = []
         self._wiring: Wiring | None = None
         self._committed: Ticket | None = None
         self._quiesce: Quiesce[None] | None = None
@@ -123,6 +130,11 @@ class UpgradeTransaction:
     def switched(self) -> bool:
         """Whether the new versions handle messages; the decision may still be on its way to the disk."""
         return self._committed is not None
+
+    @property
+    def doing(self) -> str:
+        """What it waits for, if that takes long: how far its shadows are."""
+        return self._shadowing.text
 
     async def run(self) -> Outcome:
         """Carry the change out, or leave everything as it was; every wait has a deadline.
@@ -148,7 +160,8 @@ class UpgradeTransaction:
         except (UpgradeError, ModuleError) as error:
             if not begun:
                 raise
-            return await self._end_by_rolling_back(str(error), _fault_of(error))
+            mismatches = error.mismatches if isinstance(error, ShadowFailed) else ()
+            return await self._end_by_rolling_back(str(error), _fault_of(error), mismatches)
         except Exception as error:
             if not begun or self._committed is not None:
                 raise
@@ -167,6 +180,7 @@ class UpgradeTransaction:
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()
+        self._shadowed = await self._shadowing.run()
         self._wiring = next_wiring(self._app, self._participants)
 
     def _prepared(self) -> str:
@@ -176,7 +190,7 @@ class UpgradeTransaction:
             for p in self._participants
         ]
         said = "loaded beside the versions in service, all votes are yes"
-        return "; ".join([said, *filter(None, closed)])
+        return "; ".join([said, *self._shadowed, *filter(None, closed)])
 
     async def _try_out_all(self) -> list[str]:
         """Run the trials, as many at once as there are processors; the first that fails ends the others.
@@ -294,16 +308,20 @@ class UpgradeTransaction:
             await self._log.write(Confirmed(self._txn, self._why))
         return Outcome(self._txn, "committed", "", None, pause)
 
-    async def _end_by_rolling_back(self, reason: str, fault: Fault) -> Outcome:
-        return await _to_the_end(self._roll_back(reason, fault))
+    async def _end_by_rolling_back(
+        self, reason: str, fault: Fault, mismatches: tuple[str, ...] = ()
+    ) -> Outcome:
+        return await _to_the_end(self._roll_back(reason, fault, mismatches))
 
-    async def _roll_back(self, reason: str, fault: Fault) -> Outcome:
+    async def _roll_back(self, reason: str, fault: Fault, mismatches: tuple[str, ...]) -> Outcome:
         pause = self._quiesce.pause if self._quiesce is not None else Pause(0.0, 0)
         logger.info("transaction {} rolled back: {}", self._txn, reason)
         with suppress(
             JournalFailed
         ):  # recovery writes it at the next start: without COMMITTED it never happened
-            await self._log.write(RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages))
+            await self._log.write(
+                RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages, mismatches)
+            )
         return Outcome(self._txn, "rolled_back", reason, fault, pause)
 
     async def retire(self, outcome: Outcome) -> list[Remains]:
@@ -313,7 +331,8 @@ class UpgradeTransaction:
         """
         committed = outcome.result != "rolled_back"
         left = [await participant.retire(committed=committed) for participant in self._participants]
-        return [remains for remains in left if remains is not None]
+        shadows = await self._shadowing.retire()
+        return [*(remains for remains in left if remains is not None), *shadows]
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
@@ -341,7 +360,7 @@ class _said_of:  # noqa: N801  # reads as a phrase in a with statement
 
 def _fault_of(error: Exception) -> Fault:
     """Is it the release's fault (quarantine), or the moment's (try again)? Source: DESIGN §4."""
-    if isinstance(error, TrialFailed):
+    if isinstance(error, (TrialFailed, ShadowFailed)):
         return error.fault
     moment = (QuiesceTimeout, PauseExceeded, JournalFailed)
     return "moment" if isinstance(error, moment) else "release"

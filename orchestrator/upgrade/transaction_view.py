@@ -38,6 +38,7 @@ class TransactionView:
     app_before: tuple[str, str] | None = None
     ended_at: float | None = None
     ended_seq: int | None = None
+    mismatches: tuple[str, ...] = ()
 
     @classmethod
     def begun(cls, fact: Planned, record: Record, app: tuple[str, str] | None) -> TransactionView:

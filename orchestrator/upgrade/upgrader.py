@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from loguru import logger
@@ -45,11 +46,13 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
+from orchestrator.upgrade.shadow_words import served_before
+from orchestrator.upgrade.something_else import something_else
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.tidying import Tidying
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from repo_store.manifest import TrialSection
-from repo_store.release import APP
+from repo_store.release import APP, RefMap
 
 
 class Upgrader(Lookout):
@@ -86,11 +89,17 @@ class Upgrader(Lookout):
         self.retirements = Retirements(app)
         self._retiring: set[asyncio.Task[None]] = set()
         self._running: UpgradeTransaction | None = None
+        self._refs: RefMap = {}  # as this look has read them
 
     @property
     def kept(self) -> Mapping[str, KeptState]:
         """The state of modules that are not loaded, for their return."""
         return MappingProxyType(self._kept)
+
+    @property
+    def doing(self) -> str:
+        """What the transaction under way waits for, if that takes long."""
+        return self._running.doing if self._running is not None else ""
 
     @property
     def switching(self) -> bool:
@@ -135,6 +144,7 @@ class Upgrader(Lookout):
         self._planned_with = self.book.ledger
         refs = await agreement.refs(push_over=push_over)
         while True:
+            self._refs = refs
             await self.book.flush()
             await note_tags(self.book, refs, self._causes)
             asked = self.asked.now()
@@ -256,6 +266,9 @@ class Upgrader(Lookout):
                 why=cause.why,
                 report=lambda phase, text: self._report(group, txn, phase, text),
                 overtaken=lambda: self._overtaken,
+                otherwise=lambda: something_else(
+                    self, self.repository, group, self._refs, lambda: self._overtaken
+                ),
             )
             self._running = transaction
             try:
@@ -304,7 +317,7 @@ class Upgrader(Lookout):
             return None
         incoming = self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
         self.app.secrets.learn(change.after.config, incoming.config)
-        return incoming
+        return replace(incoming, served=served_before(self.book.ledger, change))
 
     async def _after(self, group: Group, outcome: Outcome, cause: Cause) -> None:
         if outcome.result == "committed":

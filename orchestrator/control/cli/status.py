@@ -23,7 +23,8 @@ def show_status(status: Status) -> None:
     _show_what_keeps_back(status)
     if status.transaction is not None:
         running = status.transaction
-        say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}")
+        doing = f"; {running.doing}" if running.doing else ""
+        say(f"transaction {running.id} is {running.phase}: {', '.join(running.modules)}{doing}")
     for group in status.waiting:
         say(f"waiting: {', '.join(group.tags)}: {group.why}")
     for bad in status.quarantine:

@@ -57,6 +57,7 @@ class TransactionStatus(msgspec.Struct, frozen=True):
     id: int
     phase: str
     modules: list[str] = []
+    doing: str = ""
 
 
 class Waiting(msgspec.Struct, frozen=True):
