@@ -451,6 +451,19 @@ def test_messages_are_sent_as_typed(host: Host, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "counter accepted tick.\n3\nPublished clock.second.\n"
 
 
+def test_a_dead_letter_says_whether_its_first_try_may_have_had_effects(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = {"id": 1, "reason": "it failed", "version": "1.0.0", "may_have_had_effects": "it asked"}
+    host.says("dead_letters", [letter, {**letter, "id": 2, "may_have_had_effects": ""}])
+    assert execute(["dead-letters", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "it failed; may have had effects: it asked" in shown
+    assert shown.count("effects") == 1
+    assert execute(["dead-letters", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == letter
+
+
 def test_a_dead_letter_is_named_or_all_are(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.says("dead_letters", {"done": 1})
     assert execute(["dead-letters", "retry", "12"]) == 0

@@ -193,6 +193,8 @@ def letter(dead: DeadLetter) -> Facts:
         "sender": dead.message.sender,
         "again": dead.message.again,
         "reason": dead.reason,
+        "version": dead.version,
+        "may_have_had_effects": dead.trace,
         "at": dead.at,
     }
 

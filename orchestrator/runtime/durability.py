@@ -126,6 +126,7 @@ class Durability:
         "_clock",
         "_depth",
         "_failing",
+        "_first_row",
         "_next_row",
         "_open",
         "_then",
@@ -143,6 +144,7 @@ class Durability:
         self.number = 0  # of what was queued last
         self.on_disk = 0  # the highest number that is on disk, with all before it
         self._next_row = 1
+        self._first_row = 0
         self._open: list[Write] = []
         self._depth = 0
         self._then: deque[tuple[int, Callable[[str | None], None]]] = deque()
@@ -198,9 +200,15 @@ class Durability:
         self._next_row += 1
         return self._next_row - 1
 
-    def go_on_from(self, row: int) -> None:
-        """Rows up to this one are on disk from an earlier run."""
-        self._next_row = max(self._next_row, row + 1)
+    def rows_before_all(self, count: int) -> int:
+        """The first of so many places that come before all there are, one after the other."""
+        self._first_row -= count
+        return self._first_row
+
+    def go_on_from(self, first: int, last: int) -> None:
+        """These are the first and the last row that are on disk from an earlier run."""
+        self._first_row = min(self._first_row, first)
+        self._next_row = max(self._next_row, last + 1)
 
     def _wake(self) -> None:
         self._wake_asked = False

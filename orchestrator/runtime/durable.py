@@ -24,7 +24,7 @@ from orchestrator.runtime.durability import (
     Write,
 )
 from orchestrator.runtime.errors import AskTimeout, DurabilityLost, ModuleError, StateInvalid
-from orchestrator.runtime.failures import bury, failure_of
+from orchestrator.runtime.failures import bury, bury_failed, failure_of
 from orchestrator.runtime.message import TIMER_MARK, Message, encode_message
 from orchestrator.runtime.plain import apart
 from orchestrator.runtime.rest import Resting
@@ -163,7 +163,7 @@ class Durable:
                     rest = self._give(given)
                 else:
                     self.undo()
-                    bury(proxy, message, failure, answer=False)
+                    bury_failed(proxy, message, failure, answer=False)
                 if message.row:
                     disk.add(InboxGone(message.row))
         finally:
@@ -218,7 +218,7 @@ class Durable:
         undo_writes(proxy.written)
         implementation = proxy.implementation
         if self.stores and implementation is not None:
-            implementation.instance.state = implementation.blueprint.codec.decode(self.state)
+            implementation.state = implementation.blueprint.codec.decode(self.state)
             self.write_converted()
 
     def write_converted(self) -> None:

@@ -15,6 +15,7 @@ from orchestrator.runtime.errors import (
     UnknownMessage,
 )
 from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
+from orchestrator.runtime.traces import trace_of
 
 if TYPE_CHECKING:
     from orchestrator.runtime.proxy import ModuleProxy
@@ -49,22 +50,49 @@ def failure_of(proxy: ModuleProxy, message: Message, error: BaseException) -> Mo
     return Leaving(f"{proxy.name} has no implementation in service")
 
 
-def bury(proxy: ModuleProxy, message: Message, reason: ModuleError, *, answer: bool = True) -> None:
+def bury_failed(
+    proxy: ModuleProxy,
+    message: Message,
+    failure: ModuleError,
+    *,
+    answer: bool = True,
+    trace: str | None = None,
+) -> None:
+    """Put the message of a unit that has failed to the dead letters, with what the unit may have left behind.
+
+    `trace`: what that is, if it is not for the rules to say.
+    """
+    version = proxy.implementation.version if proxy.implementation is not None else ""
+    found = trace_of(proxy, message, failure) if trace is None else trace
+    bury(proxy, message, failure, answer=answer, version=version, trace=found)
+
+
+def bury(
+    proxy: ModuleProxy,
+    message: Message,
+    reason: ModuleError,
+    *,
+    answer: bool = True,
+    version: str = "",
+    trace: str = "",
+) -> None:
     """Put the message to the dead letters; an asker who still waits gets the reason, if `answer`.
 
-    Of a durable module it leaves the inbox in the same write.
+    Of a durable module it leaves the inbox in the same write. `version`: what failed on it; empty, no unit of it began.
     """
     proxy.dead += 1
     app = proxy.app
     if proxy.keeps:
         app.durability.begin()
-        app.letters.add(proxy.name, message, str(reason), app.clock.wall(), durable=True)
+        app.letters.add(
+            proxy.name, message, str(reason), app.clock.wall(), durable=True, version=version, trace=trace
+        )
         if message.row:
             app.durability.add(InboxGone(message.row))
             message.row = 0
         app.durability.end()
     else:
-        app.letters.add(proxy.name, message, str(reason), app.clock.wall())
+        app.letters.add(proxy.name, message, str(reason), app.clock.wall(), version=version, trace=trace)
     if answer and message.reply is not None and not message.reply.done():
         message.reply.set_exception(reason)
 

@@ -31,7 +31,7 @@ class Handler:
         function: Callable[..., Any],
         *,
         method: str | None = None,
-        again: bool = False,
+        again: bool | None = None,
         thread: bool = False,
     ) -> None:
         _refuse_generator(function)

@@ -23,6 +23,7 @@ from types import FunctionType
 from typing import NamedTuple
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.module import UNTOUCHED
 from orchestrator.runtime.ownership import Owner, awaited_by, frame_of, namespaces_of_modules, public_name
 
 OBJECTS_MAX = 400_000
@@ -65,7 +66,8 @@ def _module_roots(name: str, proxy: object) -> Iterator[Root]:
     if implementation is not None:
         values = dict(vars(implementation.instance))
         values.pop("_port", None)
-        yield Root(f"the state of module {name}", values.pop("state", None))
+        for state in ("state", UNTOUCHED):
+            yield Root(f"the state of module {name}", values.pop(state, None))
         yield from (Root(f"the attribute {key!r} of module {name}", value) for key, value in values.items())
     yield Root(f"the mailbox of module {name}", [m.body for m in getattr(proxy, "mailbox").queue])  # noqa: B009
 

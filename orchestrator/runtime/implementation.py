@@ -11,7 +11,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.errors import HandlerFailed, StateInvalid, error_text
 from orchestrator.runtime.handlers import Arguments, Handler
 from orchestrator.runtime.loader import Loaded, author_line
-from orchestrator.runtime.module import Module
+from orchestrator.runtime.module import UNTOUCHED, Module
 from orchestrator.runtime.upcasts import Upcasting
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class BoundHandler:
         self.method = handler.method
         self.arguments: Arguments = Upcasting(handler, instance) if handler.upcasts else handler.arguments
         self.is_async = handler.is_async or handler.thread
-        self.again = handler.again
+        self.again: bool | None = handler.again
         method: Callable[..., Any] = getattr(instance, handler.method)  # Any: the author's signature
         self.call = _in_thread(instance, method) if handler.thread else method
 
@@ -49,7 +49,7 @@ class _NoHandler(BoundHandler):
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.method, self.is_async, self.again = "", False, False
+        self.method, self.is_async, self.again = "", False, None
         self.arguments = lambda _message: ()
         self.call = _nothing
 
@@ -97,7 +97,23 @@ class Implementation:
 
     @property
     def state(self) -> Any:
-        return self.instance.state
+        """What the author's code has as `self.state`; to look at it here is no touch of his."""
+        own = vars(self.instance)
+        return own["state"] if "state" in own else own[UNTOUCHED][0]
+
+    @state.setter
+    def state(self, state: object) -> None:
+        own = vars(self.instance)
+        if "state" in own:
+            own["state"] = state
+            own.pop(UNTOUCHED, None)
+        else:
+            own[UNTOUCHED] = (state,)
+
+    @property
+    def state_touched(self) -> bool:
+        """Whether the author's code has read or written `self.state` since this version came into service."""
+        return "state" in vars(self.instance)
 
     def first_state(self) -> Any:
         """A checked `initial_state()`. Raises StateInvalid, or what the author's code raises."""
@@ -119,7 +135,7 @@ class Implementation:
 
     def attach(self, voice: Voice, state: object) -> None:
         """Enter service: from here `state`, `send`, `publish` and `ask` work. Cannot raise."""
-        self.instance.state = state
+        vars(self.instance)[UNTOUCHED] = (state,)
         self.instance._voice = voice  # noqa: SLF001  # the runtime is its other side
         # For good: an intake that has just accepted a connection attaches it, though a switch has been meanwhile.
         self.instance._sources = voice.proxy.intakes.sources  # noqa: SLF001
@@ -130,7 +146,8 @@ class Implementation:
 
     def forget_state(self) -> None:
         """Let go of the state, which is the next version's by now. After `stop()`, which may read it."""
-        vars(self.instance).pop("state", None)
+        for name in ("state", UNTOUCHED):
+            vars(self.instance).pop(name, None)
 
     async def stop(self) -> None:
         """Let the author's `stop()` run, once, whatever it raises."""

@@ -9,12 +9,15 @@ import msgspec
 from loguru import logger
 
 from orchestrator.runtime.durability import Durability, LetterGone, LetterRow
-from orchestrator.runtime.message import Message, encode_message
+from orchestrator.runtime.message import Message, StoredMessage, as_message
 from orchestrator.runtime.secrets import Secrets
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message, the module it was for, why it was not handled, and when (seconds since the epoch)."""
+    """A message, the module it was for, why it was not handled, and when (seconds since the epoch).
+
+    `version`: what failed on it; empty if no unit of it has begun. `trace`: why that may have had effects.
+    """
 
     number: int
     module: str
@@ -22,6 +25,41 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
     at: float
     durable: bool = False  # it is on disk, too
+    version: str = ""
+    trace: str = ""
+
+
+class _StoredLetter(StoredMessage, frozen=True, array_like=True):
+    """A letter's message as it is kept, with what failed on it; `trace` is the letter's."""
+
+    version: str = ""
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_StoredLetter)
+
+
+def encode_letter(letter: DeadLetter) -> bytes:
+    """What is kept of it beside its number, module, reason and time. Whoever knows messages alone reads it as its message.
+
+    Raises TypeError or ValueError if the body is not plain data.
+    """
+    m = letter.message
+    return _ENCODER.encode(
+        _StoredLetter(
+            m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again, letter.trace, letter.version
+        )
+    )
+
+
+def decode_letter(
+    number: int, module: str, data: bytes, reason: str, at: float, *, durable: bool = False
+) -> DeadLetter:
+    """The letter that `encode_letter` was given."""
+    found = _DECODER.decode(data)
+    message = as_message(found)
+    message.trace = ""
+    return DeadLetter(number, module, message, reason, at, durable, found.version, found.trace)
 
 
 class DeadLetters:
@@ -44,13 +82,22 @@ class DeadLetters:
         return iter(list(self._letters.values()))
 
     def add(
-        self, module: str, message: Message, reason: str, at: float, *, durable: bool = False
+        self,
+        module: str,
+        message: Message,
+        reason: str,
+        at: float,
+        *,
+        durable: bool = False,
+        version: str = "",
+        trace: str = "",
     ) -> DeadLetter:
         """Keep a message that was not handled; `durable`: on disk as well, with what is being written."""
         # Without its asker's future: the error in it holds the frames, and so the version, of whoever asked.
-        kept = msgspec.structs.replace(message, reply=None, path=(), row=0)
+        kept = msgspec.structs.replace(message, reply=None, path=(), row=0, trace="")
         reason = reason if self._secrets is None else self._secrets.hide(reason)
-        letter = DeadLetter(self._next, module, kept, reason, at, durable and self._disk is not None)
+        durable = durable and self._disk is not None
+        letter = DeadLetter(self._next, module, kept, reason, at, durable, version, trace)
         if letter.durable and not self._write(letter):
             letter = msgspec.structs.replace(letter, durable=False)
         self._next += 1
@@ -83,6 +130,19 @@ class DeadLetters:
         if letter is not None:
             self._gone(letter)
         return letter
+
+    def failed_on(self, module: str, version: str, since: float) -> list[DeadLetter]:
+        """Those that a version of a module has failed on since a time and that may be given again, in their order."""
+        found = (each for each in self._letters.values() if each.version == version and not each.trace)
+        return sorted(
+            (each for each in found if each.module == module and each.at >= since),
+            key=lambda each: each.number,
+        )
+
+    def gone(self, letters: Iterable[DeadLetter]) -> None:
+        """These are letters no more, by what is written already."""
+        for letter in letters:
+            self._letters.pop(letter.number, None)
 
     def put_back(self, letter: DeadLetter, *, durable: bool) -> None:
         """Put a letter back that was taken, and could not be given again; `durable`: its module is so now."""
@@ -128,7 +188,7 @@ class DeadLetters:
 def _row(letter: DeadLetter) -> LetterRow | None:
     """As it is written; None: its body is no plain data."""
     try:
-        data = encode_message(letter.message)
+        data = encode_letter(letter)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
     return LetterRow(letter.number, letter.module, data, letter.reason, letter.at)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from orchestrator.runtime.message import Message
 
@@ -59,6 +59,11 @@ class Mailbox:
         """
         self.queue.append(message)
         self.accepted += 1
+
+    def put_first(self, messages: Sequence[Message]) -> None:
+        """Take messages before all that wait, in their order, over the limit: they stood before these once."""
+        self.queue.extendleft(reversed(messages))
+        self.accepted += len(messages)
 
     def replace_oldest(self, message: Message) -> bool:
         """Take the message in place of the oldest of its type that waits, at the end; False: there is none, nothing was done.

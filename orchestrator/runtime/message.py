@@ -12,6 +12,9 @@ TOPIC_MARK = "@"  # an event: "@clock.*" is the subscription it was delivered fo
 TIMER_MARK = "%"  # a tick: "%report" is the method that is due
 TEST_MARK = "?"  # no message at all: stands for a self_test() while that has the module to itself
 
+#: The trace of every ask: see traces.py.
+ASKED_BY = "somebody asked, and was told that it failed"
+
 
 def is_authors(type_: str) -> bool:
     """Whether it is a type that an author names, not an event, a tick or a test."""
@@ -22,7 +25,7 @@ class Message(msgspec.Struct, gc=False):
     """One message on its way to one module. `body` is plain data and belongs to the receiver once it was sent.
 
     `sent_at` is seconds since the epoch; `topic` is set on events; `again` marks a second delivery. `reply` and `path`
-    are the runtime's: the asker's future, and the modules whose units wait for this one; so is `row`.
+    are the runtime's: the asker's future, and the modules whose units wait for this one; so are `row` and `trace`.
     """
 
     type: str
@@ -34,7 +37,10 @@ class Message(msgspec.Struct, gc=False):
     again: bool = False
     reply: asyncio.Future[object] | None = None
     path: tuple[str, ...] = ()
-    row: int = 0  # its place in the inbox of a durable module; 0: it has none
+    row: int = 0  # its place in the inbox of a durable module, below 0 if it is given again; 0: it has none
+    trace: str = (
+        ""  # why a failure of its unit may have had effects, as far as that is known before: see traces.py
+    )
 
 
 class StoredMessage(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +53,7 @@ class StoredMessage(msgspec.Struct, frozen=True, array_like=True):
     sent_at: float
     topic: str | None
     again: bool
+    trace: str = ""  # who read it before there was one, takes no notice
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -59,13 +66,19 @@ def encode_message(message: Message) -> bytes:
     Raises TypeError or ValueError if the body is not plain data (DESIGN §5).
     """
     m = message
-    return _ENCODER.encode(StoredMessage(m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again))
+    trace = m.trace if m.reply is None else ASKED_BY
+    return _ENCODER.encode(StoredMessage(m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again, trace))
 
 
 def decode_message(data: bytes) -> Message:
     """The message that `encode_message` was given, without reply and path."""
-    m = _DECODER.decode(data)
-    return Message(m.type, m.body, m.sender, m.id, m.sent_at, m.topic, m.again)
+    return as_message(_DECODER.decode(data))
+
+
+def as_message(stored: StoredMessage) -> Message:
+    """A stored message, to be handled."""
+    s = stored
+    return Message(s.type, s.body, s.sender, s.id, s.sent_at, s.topic, s.again, trace=s.trace)
 
 
 def waiting_for(messages: Sequence[Message], busy: Mapping[str, object]) -> int:

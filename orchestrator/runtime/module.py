@@ -22,6 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])  # Any: an author's method has its ow
 R = TypeVar("R")
 
 MARK = "__livetag__"
+UNTOUCHED = (
+    "_untouched"  # the attribute that holds the state of a version in service until its code touches it
+)
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -31,7 +34,7 @@ class Mark(msgspec.Struct, frozen=True):
     name: str = ""
     seconds: float = 0.0
     thread: bool = False
-    again: bool = False
+    again: bool | None = None
     each: bool = False
     drop_oldest: bool = False
     upcast: Upcast | None = None
@@ -46,14 +49,21 @@ def _mark(function: F, mark: Mark) -> F:
 @overload
 def handles(name: F, /) -> F: ...
 @overload
-def handles(name: str | None = None, /, *, thread: bool = False, again: bool = False) -> Callable[[F], F]: ...
-def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool = False) -> Any:
+def handles(
+    name: str | None = None, /, *, thread: bool = False, again: bool | None = None
+) -> Callable[[F], F]: ...
+def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool | None = None) -> Any:
     """Mark a method as the handler of a message type: its own name, or `name`.
 
     `thread` runs it in a thread, so that it may block: `state` is its own meanwhile, as in any unit, and the unit ends
     when the function has returned. There `send` and `publish` work as ever; for `ask` there is `ask_blocking`. A thread
     cannot be stopped: one that never returns is reported with its line, and no upgrade of its module can happen.
-    `again` says that a failed unit may be given again. Source: DESIGN §5.
+
+    `again` is for a message on which this version fails in its probation: may the version that comes back handle it? By
+    itself, it does where the first try left no trace: a send or an event, whose unit asked nobody and touched no source,
+    of a module that is durable, or that has all its state in Tables (it never used `self.state`). True: it does whatever
+    the unit had done, because twice is as good as once. False: never, because the handler has effects that nobody sees
+    (a file, a socket, a mail). An ask is never given again: who asked was told. Source: DESIGN §5, §7.7.
     """
     if callable(name):
         return _mark(name, Mark("handles"))
@@ -63,7 +73,7 @@ def handles(name: F | str | None = None, /, *, thread: bool = False, again: bool
 
 
 def subscribes(
-    pattern: str, /, *, thread: bool = False, again: bool = False, drop_oldest: bool = False
+    pattern: str, /, *, thread: bool = False, again: bool | None = None, drop_oldest: bool = False
 ) -> Callable[[F], F]:
     """Mark a method as the receiver of each event whose topic matches; a trailing `*` takes every ending.
 
@@ -282,8 +292,15 @@ class Module(Generic[S]):
             )
         return self._voice
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name == "state":  # set when the switch attaches it, so that a handler pays nothing for this check
+    def __getattr__(self, name: str) -> NoReturn:  # for a type checker; it does return the state
+        if name == "state":  # set when it is touched first, so that a handler pays once for this check
+            own = self.__dict__
+            untouched = own.get(UNTOUCHED)
+            if untouched is not None:
+                own.setdefault("state", untouched[0])
+                own.pop(UNTOUCHED, None)
+            if "state" in own:  # by now: a thread may have been faster
+                return own["state"]  # type: ignore[misc]
             raise NotInService(
                 f"{self.__dict__.get('name', type(self).__name__)} has no state before it serves. "
                 "Use it in handlers; the first state comes from initial_state()."

@@ -23,7 +23,7 @@ from orchestrator.runtime.errors import (
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
-from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
+from orchestrator.runtime.message import ASKED_BY, TIMER_MARK, Message, is_authors
 from orchestrator.runtime.outbox import Outbox
 from orchestrator.runtime.overrun import takes_over_limit
 from orchestrator.runtime.pump import Pump
@@ -363,6 +363,7 @@ class ModuleProxy:
             return result
         finally:
             timer.cancel()
+            message.trace = ASKED_BY  # the unit may still be under way, and fail later
             message.reply = None  # an error's frames hold the message: this circle would never be freed
             del reply
 

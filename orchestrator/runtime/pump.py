@@ -23,14 +23,15 @@ from orchestrator.runtime.errors import (
     UnknownMessage,
     error_text,
 )
-from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
+from orchestrator.runtime.failures import bury_failed, failure_of, is_tick, unknown
 from orchestrator.runtime.implementation import NOTHING
-from orchestrator.runtime.message import TEST_MARK, TIMER_MARK, Message
+from orchestrator.runtime.message import ASKED_BY, TEST_MARK, TIMER_MARK, Message
 from orchestrator.runtime.overrun import work_off
 from orchestrator.runtime.plain import FLAT, check_reply
 from orchestrator.runtime.self_tests import SelfTests
 from orchestrator.runtime.table_live import keep_writes, undo_writes
 from orchestrator.runtime.threads import ThreadCall
+from orchestrator.runtime.traces import CUT
 from orchestrator.runtime.vitals import UNTIMED
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Pump:
             undo_writes(self._written)
             waits_on_disk = unit.row and proxy.keeps and not proxy.left  # the next start handles it
             if not waits_on_disk:
-                bury(proxy, unit, Leaving(f"{proxy.name} left service while it was handled: {reason}"))
+                why = Leaving(f"{proxy.name} left service while it was handled: {reason}")
+                bury_failed(proxy, unit, why, trace=CUT)
 
     def rouse(self) -> None:
         """Let the pump look again."""
@@ -259,11 +261,12 @@ class Pump:
             if result.__class__ not in FLAT:
                 check_reply(result)
         except BaseException as error:  # noqa: BLE001  # the wrapper of a unit catches all (DESIGN §5)
+            message.trace = ASKED_BY
             failure = self._failure(message, error, handler)
         if began is not None:
             vitals.took(vitals.now() - began)
         if proxy.tasks is not None:
-            message.path = ()  # who asked has the reply, and waits no more
+            message.path, message.trace = (), ASKED_BY  # who asked has the reply, and waits no more
             self._answered = message, failure
             self.rouse()
         else:
@@ -288,7 +291,7 @@ class Pump:
             self._given.clear()
             if self._written:
                 undo_writes(self._written)
-            bury(proxy, message, failure)
+            bury_failed(proxy, message, failure)
         everything_left = not self._given or self._outbox.let_out()
         if self._written:
             keep_writes(self._written)

@@ -18,6 +18,7 @@ from loguru import logger
 from orchestrator.runtime.errors import NotInService, SourceRefused
 from orchestrator.runtime.own_code import own_code_in
 from orchestrator.runtime.source import SourceId, SourceReader
+from orchestrator.runtime.traces import SOURCES
 
 if TYPE_CHECKING:
     from orchestrator.runtime.blueprint import Blueprint
@@ -74,6 +75,7 @@ class Sources:
                 f"{module} reads a source {id_!r} by {name!r} already; the new one was not attached. "
                 "Give it an id of its own, or detach the other first."
             )
+        self.proxy.voice.leave_trace(SOURCES)
         by_id[id_] = reader = SourceReader(name, id_, source, self)
         if self.proxy.resting is not None:
             reader.pause()
@@ -83,6 +85,7 @@ class Sources:
         self._refuse_in_thread("detach")
         reader = self._readers.get(name, {}).get(id_)
         if reader is not None:
+            self.proxy.voice.leave_trace(SOURCES)
             self.forget(reader)
             reader.drop()
             task = asyncio.get_running_loop().create_task(reader.close())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from orchestrator.runtime.message import Message
 from orchestrator.runtime.outbox import Output
 from orchestrator.runtime.plain import check_body
 from orchestrator.runtime.tasks import start_for
+from orchestrator.runtime.traces import ASKED
 from orchestrator.runtime.waits import ASKS, Wait, circle_of_asks
 from orchestrator.runtime.whose import unit_on_stack
 
@@ -56,7 +58,8 @@ class Voice:
     async def ask(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:
         """Called by the author's `ask`: lets out what the unit sent before, then asks."""
         proxy = self.proxy
-        path = (*self._unit("ask").path, proxy.name)
+        unit = self._unit("ask")
+        path = (*unit.path, proxy.name)
         check_body(body)
         app = proxy.app
         target = app.names.resolve(name)
@@ -65,6 +68,8 @@ class Voice:
                 f"ask would wait in a circle: {' → '.join((*path, target.name))}. "
                 "Nothing was sent. Send instead of ask on one of these edges."
             )
+        if not unit.trace:  # before anything of it leaves
+            unit.trace = ASKED
         if proxy.durable is not None:
             timeout_s = await proxy.durable.before_ask(name, type_, timeout_s)
         if not proxy.outbox.empty and not proxy.outbox.let_out():
@@ -106,6 +111,12 @@ class Voice:
                 f"{timeout_s:g} s."
             ) from None
         return deadline - clock.now()
+
+    def leave_trace(self, trace: str) -> None:
+        """The unit whose code calls does what its failure would not undo; nothing happens if no unit's code does."""
+        with suppress(NotInService):
+            unit = self._unit("")
+            unit.trace = unit.trace or trace
 
     def _unit(self, what: str) -> Message:
         """The unit whose code calls. Raises NotInService if there is none, or if it is not its code."""

@@ -24,7 +24,7 @@ from orchestrator.runtime.durability import (
     StateRow,
     Write,
 )
-from orchestrator.runtime.letters import DeadLetter
+from orchestrator.runtime.letters import DeadLetter, decode_letter
 from orchestrator.runtime.message import Message, decode_message
 from orchestrator.runtime.table_image import TableImage
 
@@ -89,6 +89,7 @@ class Stored:
 
     modules: Mapping[str, DurableImage] = field(default_factory=dict)
     letters: Sequence[DeadLetter] = ()
+    first_row: int = 0  # of any inbox; below 0 are those that were given again
     last_row: int = 0
 
     @property
@@ -188,10 +189,11 @@ def read_rows(connection: sqlite3.Connection) -> Stored:
 def _read(connection: sqlite3.Connection) -> Stored:
     tables = _tables(connection)
     inboxes: dict[str, list[Message]] = {}
-    last_row = 0
+    first_row = last_row = 0
     for row, module, data in _rows(connection, "SELECT * FROM durable_inbox ORDER BY row"):
         message = decode_message(data)
-        message.row = last_row = row
+        message.row = row
+        first_row, last_row = min(first_row, row), max(last_row, row)
         inboxes.setdefault(module, []).append(message)
     modules = {
         module: DurableImage(
@@ -200,12 +202,12 @@ def _read(connection: sqlite3.Connection) -> Stored:
         for module, package, version, body in _rows(connection, "SELECT * FROM durable_state")
     }
     letters = [
-        DeadLetter(number, module, decode_message(data), reason, at, durable=True)
+        decode_letter(number, module, data, reason, at, durable=True)
         for number, module, data, reason, at in _rows(
             connection, "SELECT * FROM durable_letter ORDER BY number"
         )
     ]
-    return Stored(modules, letters, last_row)
+    return Stored(modules, letters, first_row, last_row)
 
 
 _KEYS: msgspec.msgpack.Decoder[object] = msgspec.msgpack.Decoder()

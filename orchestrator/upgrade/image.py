@@ -9,7 +9,7 @@ from loguru import logger
 
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import StateInvalid
-from orchestrator.runtime.letters import DeadLetter
+from orchestrator.runtime.letters import decode_letter, encode_letter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.rest import Resting
@@ -138,9 +138,7 @@ def _encode_letters(app: Application) -> bytes:
             continue
         try:
             stored.append(
-                _StoredLetter(
-                    letter.number, letter.module, encode_message(letter.message), letter.reason, letter.at
-                )
+                _StoredLetter(letter.number, letter.module, encode_letter(letter), letter.reason, letter.at)
             )
         except (TypeError, ValueError, OverflowError) as error:
             logger.bind(module=letter.module).error(
@@ -152,9 +150,7 @@ def _encode_letters(app: Application) -> bytes:
 def restore_letters(app: Application, image: ModuleImage) -> None:
     """Give back the dead letters of the run before."""
     stored = _LETTERS.decode(image.state)
-    app.letters.restore(
-        DeadLetter(s.number, s.module, decode_message(s.message), s.reason, s.at) for s in stored
-    )
+    app.letters.restore(decode_letter(s.number, s.module, s.message, s.reason, s.at) for s in stored)
 
 
 def kept_state(image: ModuleImage) -> KeptState:

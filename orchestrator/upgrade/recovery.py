@@ -203,7 +203,7 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
     if LETTERS in images:
         restore_letters(app, images[LETTERS])
     app.letters.restore(stored.letters)
-    app.durability.go_on_from(stored.last_row)
+    app.durability.go_on_from(stored.first_row, stored.last_row)
     ready: list[Participant] = []
     waiting = {name: kept_state(image) for name, image in images.items() if name != LETTERS}
     waiting.update({name: stored_state(image) for name, image in stored.modules.items()})

@@ -105,7 +105,7 @@ async def import_state(
         fact = StateImported(name, entry.version, version, who, why, *digests, tables=records.names)
         # If it raises, nothing was done; after it nothing can. Of a durable module the rows are in the same write.
         ticket = book.append(fact, (), writes_of(proxy, entry.package, version, data, rows))
-        implementation.instance.state = state
+        implementation.state = state
         records.put_in(proxy.tables)
         if proxy.durable is not None and proxy.keeps:
             proxy.durable.attach(entry.package, data)

@@ -1,5 +1,6 @@
 """`state`, `send`, `ask`, `publish`, `dead-letters`: talking to modules, and reading what they hold."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -115,14 +116,24 @@ def publish(
 
 @letters.command("list")
 def list_letters(named: Dir = None, as_json: Json = False) -> None:
-    """Show the dead letters and why each is one."""
+    """Show the dead letters, why each is one, and whether its first try may have had effects."""
     facts = Session.find(named).ask("dead_letters", {"action": "list"})
     if as_json:
         print_json(facts)
     elif not facts:
         say("There are no dead letters.")
     else:
-        show_facts(facts)
+        show_facts([_with_effects(letter) for letter in facts] if isinstance(facts, list) else facts)
+
+
+def _with_effects(letter: object) -> object:
+    """A letter for people: what it may have done stands with its reason, which names the version as well."""
+    if not isinstance(letter, Mapping):
+        return letter
+    shown = {key: value for key, value in letter.items() if key not in {"may_have_had_effects", "version"}}
+    if effects := letter.get("may_have_had_effects"):
+        shown["reason"] = f"{letter.get('reason')}; may have had effects: {effects}"
+    return shown
 
 
 @letters.command("retry")
