@@ -164,8 +164,12 @@ class Life:
         configs: Mapping[str, dict[str, object]] | None = None,
         state_version: int = 1,
         enabled: bool = True,
+        back_from: tuple[str, float] | None = None,
     ) -> Outcome:
-        """Put these versions into service, in one transaction; module → code."""
+        """Put these versions into service, in one transaction; module → code.
+
+        `back_from`: they are the way back of this version, in service since this time.
+        """
         participants = []
         for name, code in modules.items():
             tree = f"{name}{version.replace('.', '_')}{'durable' if name in durable else 'memory'}"
@@ -177,6 +181,8 @@ class Life:
                 config=(configs or {}).get(name, {}), state_version=state_version, enabled=enabled,
             )  # fmt: skip
             participants.append(self._participant(Change(name, self.book.ledger.table.get(name), after)))
+            if back_from is not None:
+                participants[-1].give_again(*back_from)
         return await self._transact(participants)
 
     def _participant(self, change: Change) -> Participant:
@@ -190,8 +196,11 @@ class Life:
             self.app, change, Incoming(source, LIMITS, change.after.config, manifest.durable), kept
         )
 
-    async def remove(self, name: str) -> Outcome:
-        return await self._transact([self._participant(Change(name, self.book.ledger.table[name], None))])
+    async def remove(self, name: str, back_from: tuple[str, float] | None = None) -> Outcome:
+        participant = self._participant(Change(name, self.book.ledger.table[name], None))
+        if back_from is not None:
+            participant.give_again(*back_from)
+        return await self._transact([participant])
 
     async def back_to(self, name: str, before: Entry) -> Outcome:
         """Return to a release that served before."""

@@ -182,8 +182,12 @@ class TapeLife(Life):
         *,
         mailbox: int = 1000,
         names: Mapping[str, str] | None = None,
+        failed_since: float | None = None,
     ) -> Any:
-        """Put classes into service, in one transaction; `mailbox`: the limit of each."""
+        """Put classes into service, in one transaction; `mailbox`: the limit of each.
+
+        `failed_since`: they are the way back of what serves since then, and handle again what that failed on.
+        """
         participants = []
         for name, cls in modules.items():
             tree, limits = f"{name}-{next(self._versions)}", Limits(pause_ms=5000.0, mailbox_messages=mailbox)
@@ -194,6 +198,8 @@ class TapeLife(Life):
                 state_version=cls.state_version, also=bound,
             )  # fmt: skip
             participants.append(self._participant(Change(name, self.book.ledger.table.get(name), after)))
+            if failed_since is not None:
+                participants[-1].give_again("1.0.0", failed_since)
         outcome = await self._transact(participants)
         assert outcome.result == "committed", outcome.reason
         return outcome

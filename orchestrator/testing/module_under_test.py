@@ -40,11 +40,15 @@ class UpgradeFailed(UpgradeError):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeReport:
-    """What an upgrade did. `lost_going_down`: fields of state and records that a rollback would lose."""
+    """What an upgrade did. `lost_going_down`: fields of state and records that a rollback would lose.
+
+    `given_again`: messages on which the version that left had failed, and which the one that came back handles.
+    """
 
     pause_us: float
     held_messages: int
     lost_going_down: list[str]
+    given_again: int = 0
 
 
 class ModuleUnderTest(Recording):
@@ -60,6 +64,7 @@ class ModuleUnderTest(Recording):
         self._config: Mapping[str, Any] = {}  # Any: the composition's own values
         self._limits = Limits()
         self._durable = False
+        self._began = 0.0  # when the version in service came
 
     @property
     def proxy(self) -> ModuleProxy:
@@ -139,28 +144,47 @@ class ModuleUnderTest(Recording):
         Raises UpgradeFailed with the reason; the version before serves on.
         """
         before = self._versions[-1]
-        outcome = await self._swap(before, cls, limits or self._limits)
+        began = self._clock.wall()
+        outcome, _ = await self._swap(before, cls, limits or self._limits)
         self._versions.append(cls)
+        self._began = began
         return UpgradeReport(outcome.pause.pause_us, outcome.pause.held_messages, self._lost(before, cls))
 
     async def rollback(self) -> UpgradeReport:
         """Go back to the version before, by the same protocol. Raises UpgradeFailed."""
+        return await self._go_back(failed=False)
+
+    async def revert(self) -> UpgradeReport:
+        """Go back as the host does when a version fails in its probation. Raises UpgradeFailed.
+
+        What it failed on since it came is handled again by the version before, where the first try left no trace; the
+        rest are `dead_letters`, each with its `trace`.
+        """
+        report = await self._go_back(failed=True)
+        await self.settle()
+        return report
+
+    async def _go_back(self, *, failed: bool) -> UpgradeReport:
         if len(self._versions) < 2:
             raise UpgradeFailed(
                 "there is no version before this one; nothing was changed. Call upgrade() first."
             )
-        outcome = await self._swap(self._versions[-1], self._versions[-2], self._limits)
+        outcome, again = await self._swap(self._versions[-1], self._versions[-2], self._limits, failed=failed)
         self._versions.pop()
-        return UpgradeReport(outcome.pause.pause_us, outcome.pause.held_messages, [])
+        return UpgradeReport(outcome.pause.pause_us, outcome.pause.held_messages, [], again)
 
-    async def _swap(self, before: type[Module[Any]], after: type[Module[Any]], limits: Limits) -> Outcome:
+    async def _swap(
+        self, before: type[Module[Any]], after: type[Module[Any]], limits: Limits, *, failed: bool = False
+    ) -> tuple[Outcome, int]:
         change = Change(self.name, entry_of(self.name, before), entry_of(self.name, after))
-        return await self._transact(
-            change, Incoming(ClassSource(after), limits, self._config, self._durable), None
-        )
+        incoming = Incoming(ClassSource(after), limits, self._config, self._durable)
+        participant = Participant(self._app, change, incoming)
+        if failed and change.before is not None:
+            participant.give_again(change.before.version, self._began)
+        return await self._transact(participant), participant.given_again
 
-    async def _transact(self, change: Change, incoming: Incoming, kept: KeptState | None) -> Outcome:
-        participant = Participant(self._app, change, incoming, kept)
+    async def _transact(self, participant: Participant) -> Outcome:
+        change = participant.change
         planned = Planned(self._log.next_txn(), (change,), "test", "test")
         transaction = UpgradeTransaction(self._app, planned, [participant], self._log, patience_s=0.0)
         outcome = await transaction.run()
@@ -183,11 +207,9 @@ class ModuleUnderTest(Recording):
         self._durable = durable
         kept = _kept(cls, self.name, state, tables, config)
         self._versions, self._config, self._limits = [cls], config, limits
-        await self._transact(
-            Change(self.name, None, entry_of(self.name, cls)),
-            Incoming(ClassSource(cls), limits, config, durable),
-            kept,
-        )
+        change = Change(self.name, None, entry_of(self.name, cls))
+        incoming = Incoming(ClassSource(cls), limits, config, durable)
+        await self._transact(Participant(self._app, change, incoming, kept))
 
     async def close(self) -> None:
         """End the module; its `stop()` runs."""

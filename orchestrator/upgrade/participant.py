@@ -34,6 +34,7 @@ from orchestrator.upgrade.converters import Borrowed, borrow, tables_with
 from orchestrator.upgrade.copies import state_copy, table_sample
 from orchestrator.upgrade.durable_switch import DurableSide
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
+from orchestrator.upgrade.given_again import GivenAgain
 from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.trial import TrialReport
@@ -80,7 +81,20 @@ class Participant:
         )
         self._borrowed: Borrowed | None = None
         self.brought: list[Write] = []  # at a start of the host: what is written before its first unit
+        self._again: GivenAgain | None = None
         self._durable = DurableSide(self.proxy, entry.package if entry is not None else "", incoming, kept)
+
+    def give_again(self, version: str, since: float) -> None:
+        """It is the way back of `version`, in service since `since` (seconds since the epoch).
+
+        What that failed on, and left no trace of, is handled again by what comes, before all that waits.
+        """
+        self._again = GivenAgain(self.proxy, version, since)
+
+    @property
+    def given_again(self) -> int:
+        """How many messages are handled again; known from the switch on."""
+        return len(self._again) if self._again is not None else 0
 
     @property
     def label(self) -> str:
@@ -235,7 +249,10 @@ class Participant:
 
     def writes(self) -> list[Write]:
         """What is written with COMMITTED, of a durable module. Raises VoteRefused."""
-        return self._durable.writes(self.new, self._state, self._tables_before, same=self._same)
+        found = self._durable.writes(self.new, self._state, self._tables_before, same=self._same)
+        if self._again is not None and self.new is not None:
+            found += self._again.writes(durable=self._durable.after)
+        return found
 
     def undo(self) -> None:
         """Give back what was handed over; the old version's own state was never touched. Never raises."""
@@ -265,6 +282,8 @@ class Participant:
             if self._kept is not None:
                 for message in self._kept.messages:
                     self.proxy.mailbox.put_over_limit(message)
+            if self._again is not None:
+                self._again.attach()
             if self.old is not None:
                 self.proxy.start()  # in this moment: the old version's intakes must not run without what it handed over
             self.put_in_or_out()
