@@ -197,6 +197,27 @@ def test_a_failure_of_the_moment_is_tried_again_and_quarantines_nothing(tmp_path
     asyncio.run(story())
 
 
+def test_a_history_that_git_did_not_take_is_tried_again_though_nobody_asks_for_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.upgrade.lookout.AGAIN_S", 0.05)
+
+    async def life() -> None:
+        store = Deployment(tmp_path)
+        async with upgrading(store) as scene:
+            lock = store.place.store / "refs" / "heads" / "deployments.lock"
+            lock.write_text("")
+            scene.release("counter/v1.0.0", modules=["counter"])
+            await scene.look()
+            assert scene.transactions() == [{"counter": "1.0.0"}], "it goes live all the same"
+            assert "behind the journal" in scene.upgrader.chronicle.behind
+            lock.unlink()
+            await until(lambda: not scene.upgrader.chronicle.behind)
+            assert len(store.deployments()) == 1
+
+    asyncio.run(life())
+
+
 def test_refs_count_only_if_nobody_touched_them_while_they_were_read(tmp_path: Path) -> None:
     """Two tags of one commit, seen while the push has written only the first, are one transaction all the same."""
     store = Deployment(tmp_path)

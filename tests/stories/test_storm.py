@@ -13,7 +13,8 @@ from tests.stories.deployment import Deployment, wait_until
 from tests.stories.footprint import Footprint
 
 STORM = 1000
-STORM_S = 1.0
+STORM_S = 4.0  # what takes longer than that for its moves is no storm
+TRIES = 5
 TRANSACTIONS_MAX = 3  # for a second of storm: on a busy machine it lasts longer
 GROWTH_BYTES_MAX = 20_000_000
 RECORDS_A_TAG_MAX = 3  # of the journal, for each tag that was touched, whatever the number of its moves
@@ -89,14 +90,20 @@ class Storms:
     def move(self, names: Iterable[str], tag: str = TAG) -> float:
         return self.tell(f"update refs/tags/{tag} {self.commits[name]}" for name in names)
 
+    def storm(self, what: str, storm: Callable[[], float], last: str) -> None:
+        """Raise it again while the machine is too busy to let it be one; each of them has to cost little, slow or not."""
+        found = [self.weather(what, storm, last)]
+        while found[-1].seconds > STORM_S and len(found) < TRIES:
+            found.append(self.weather(f"{what}, again", storm, last))
+        assert found[-1].seconds <= STORM_S, f"void: {TRIES} times it took longer than {STORM_S:g} s: {found}"
+
     def weather(self, what: str, storm: Callable[[], float], last: str, tags: int = 1) -> Weather:
-        """Raise a storm that ends with this commit; see that it is live, and that it cost little."""
+        """Raise a storm that ends with this commit; see that it is live, and that it cost little for the time it took."""
         self.at_rest()  # else what went before is counted as the storm's
         before, records = Footprint.of(self.deployment), self._records()
         count = len(self.deployment.call("history", limit=5000))
         ticks = self.deployment.ask("counter", "tick")[1]
         seconds = storm()
-        assert seconds < STORM_S * 4, f"void: the storm took {seconds:.1f} s"
         began = time.monotonic()
         wait_until(lambda: self._live() == self.commits[last], f"{what}: {last} is live", 30)
         self.at_rest()
@@ -151,12 +158,8 @@ def test_a_thousand_moves_tags_and_deletions_end_with_the_last_word_live_in_few_
 ) -> None:
     colours = ("red", "green", "blue")
     before = min(storms.latency(name) for name in ("red", "green"))
-    storms.weather(
-        "moves", lambda: storms.move(colours[n % 3] for n in range(STORM)), colours[(STORM - 1) % 3]
-    )
-    storms.weather(
-        "back and forth", lambda: storms.move(("green", "red")[n % 2] for n in range(STORM)), "red"
-    )
+    storms.storm("moves", lambda: storms.move(colours[n % 3] for n in range(STORM)), colours[(STORM - 1) % 3])
+    storms.storm("back and forth", lambda: storms.move(("green", "red")[n % 2] for n in range(STORM)), "red")
     tags = [f"refs/tags/counter/v2.0.{n}" for n in range(STORM)]
     commits = storms.commits
     storms.weather(
@@ -189,6 +192,7 @@ def test_a_storm_while_a_transaction_runs_lets_it_end_and_then_brings_the_last_w
     def storm() -> float:
         return storms.move((("red", "green")[n % 2] for n in range(STORM)), "counter/v1.1.0")
 
+    # What takes longer than the transaction has begun in it, and must end as well.
     storms.weather("in a transaction", storm, "green")
     first = next(txn for txn in reversed(deployment.history()) if txn["modules"][0]["commit"] == slow)
     assert first["outcome"] == "committed", "the pinned commit finished"
