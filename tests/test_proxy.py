@@ -957,7 +957,7 @@ def test_a_pump_that_ends_by_a_fault_of_the_runtime_is_not_silent() -> None:
                 def try_now(self) -> None:
                     raise RuntimeError("a bug of ours")
 
-            app.quiesce = Faulty()  # type: ignore[assignment]  # what every boundary calls
+            app.at_boundary = (Faulty(),)  # what every boundary calls
             await app.send("sink", "put", {"item": 1})
             await until(lambda: told)
         logger.remove(number)

@@ -306,9 +306,8 @@ def test_what_an_inline_unit_sends_has_left_before_the_switch() -> None:
             await task
             await app.ask("teller", "tell")
             assert seen == [(0, [])]
-            app.quiesce = None
             watcher = quiesce(app, "teller", look)
-            app.quiesce = watcher  # waits for the boundary that the next inline unit makes
+            app.at_boundary = (watcher,)  # waits for the boundary that the next inline unit makes
             await app.ask("teller", "tell")
             assert seen[-1] == (2, [])
             await idle(app)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from loguru import logger
@@ -58,6 +58,12 @@ class Turn:
         self._end = 0.0
 
 
+class AtBoundary(Protocol):
+    """What waits for a moment between two units."""
+
+    def try_now(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """Which modules there are, the names they are bound to, who subscribes to what: one value, replaced whole.
@@ -93,9 +99,8 @@ class Application:
         self.closing = Closing()
         self.overdue = Overdue(self)
         self.modules: Mapping[str, ModuleProxy] = {}
-        self.quiesce: Quiesce[Any] | None = (
-            None  # the switch that waits for its moment; each pump tells it of one
-        )
+        self.quiesce: Quiesce[Any] | None = None  # the switch that waits for its moment
+        self.at_boundary: tuple[AtBoundary, ...] = ()  # what each pump tells that a unit has ended
         self._ids = itertools.count(first_message_id)
 
     def message(self, type_: str, body: object, sender: str) -> Message:

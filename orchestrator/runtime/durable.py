@@ -178,8 +178,8 @@ class Durable:
             self._out(None)  # nothing of it is written, and nothing before it waits
         if not self.stores and not self._ahead and proxy.outbox.empty:
             proxy.become_volatile()
-        if proxy.app.quiesce is not None:
-            proxy.app.quiesce.try_now()
+        for each in proxy.app.at_boundary:
+            each.try_now()
         return proxy.outbox.empty and len(self._ahead) < UNITS_AHEAD_MAX
 
     def _keep(self, message: Message) -> ModuleError | None:

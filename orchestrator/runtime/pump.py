@@ -296,8 +296,9 @@ class Pump:
         if self._written:
             keep_writes(self._written)
         proxy.unit = None
-        if self._app.quiesce is not None:
-            self._app.quiesce.try_now()
+        if self._app.at_boundary:
+            for each in self._app.at_boundary:
+                each.try_now()
         return everything_left
 
     async def _end_what_was_answered(self) -> None:

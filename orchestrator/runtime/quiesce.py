@@ -70,6 +70,7 @@ class Quiesce(Generic[T]):
         """
         clock = self._app.clock
         self._app.quiesce = self
+        self._app.at_boundary = (*self._app.at_boundary, self)
         self.try_now()
         if not self._result.done():
             timers = [
@@ -185,6 +186,7 @@ class Quiesce(Generic[T]):
     def _reopen(self) -> None:
         if self._app.quiesce is self:
             self._app.quiesce = None
+        self._app.at_boundary = tuple(each for each in self._app.at_boundary if each is not self)
         for proxy in self._proxies:
             if proxy.held is self:
                 proxy.held, proxy.admit = proxy.resting, 0  # one that is disabled stays held
