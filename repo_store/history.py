@@ -51,6 +51,7 @@ class DeploymentEntry:
     reason: str
     pause_us: float
     held_messages: int
+    predicted_us: float | None = None
 
 
 class History:
@@ -200,6 +201,7 @@ def message(entry: DeploymentEntry) -> str:
         ("Outcome", entry.outcome),
         *([("Reason", reason)] if reason else []),
         ("Pause-Us", str(round(entry.pause_us))),
+        *([] if entry.predicted_us is None else [("Predicted-Us", str(round(entry.predicted_us)))]),
         ("Held-Messages", str(entry.held_messages)),
         ("Journal-Seq", str(entry.seq)),
     ]

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.table_image import TableImage
-from orchestrator.upgrade.incoming import Incoming
+from orchestrator.upgrade.incoming import Incoming, StateCopy
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
@@ -28,7 +28,7 @@ class FolderSource(StagedSource):
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
     ) -> TrialReport:

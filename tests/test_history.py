@@ -60,6 +60,12 @@ def test_a_deployment_is_a_commit_with_trailers_that_git_reads(store: RepoStore,
     store.door.run("fsck", "--strict")
 
 
+def test_what_was_predicted_of_a_pause_stands_beside_what_it_was(store: RepoStore, work: GitRepo) -> None:
+    predicted = replace(entry(7, work.release("counter/v1.0.0")), predicted_us=1234.6)
+    History(store).record([predicted], {})
+    assert {"Pause-Us: 47", "Predicted-Us: 1235"} <= set(log(store, "%(trailers:only,unfold)"))
+
+
 def test_the_story_is_read_with_plain_git_from_a_clone(
     store: RepoStore, work: GitRepo, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def shown(group: Group = MIGRATES, seen: Seen = SEEN) -> Forecast:
 
 
 def tried(**facts: object) -> Seen:
-    return replace(SEEN, tried={"counter": Tried(on="live", seconds=0.5, **facts)})  # type: ignore[arg-type]
+    return replace(SEEN, tried={"counter": Tried(on="the whole state (7 B)", seconds=0.5, **facts)})  # type: ignore[arg-type]
 
 
 def with_past(seen: Seen, *views: TransactionView) -> Seen:
@@ -122,7 +122,7 @@ def test_a_migration_over_the_budget_is_refused_and_one_within_it_is_said() -> N
     over = shown(seen=tried(migration_s=0.051))
     assert over.kind == "refused"
     assert over.number is None
-    assert "took 51.0 ms in the trial; limits.pause_ms = 50. The switch would be undone." in over.why
+    assert "would take about 51.0 ms, over limits.pause_ms = 50, so nothing was touched" in over.why
 
 
 def test_what_the_trial_found_takes_the_place_of_what_the_steps_promise() -> None:
@@ -132,7 +132,7 @@ def test_what_the_trial_found_takes_the_place_of_what_the_steps_promise() -> Non
     found = shown(group, tried(lost=("by_key",)))
     assert [check_text(c) for c in found.checks] == [
         "counter: way back 3→1: yes, loses by_key",
-        "counter: trial: passed in 0.50 s, on a copy of the state",
+        "counter: trial: passed in 0.50 s, on the whole state (7 B)",
     ]
     records = shown(SAME, tried(lost=("rib.peer",)))
     assert "counter: way back: yes, loses rib.peer" in [check_text(c) for c in records.checks]

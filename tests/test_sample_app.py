@@ -25,7 +25,7 @@ from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.slices import at_once
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage, saving
-from orchestrator.upgrade.incoming import Incoming, KeptState
+from orchestrator.upgrade.incoming import Incoming, KeptState, StateCopy
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
@@ -77,7 +77,7 @@ class Untried(StagedSource):
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
     ) -> TrialReport:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.runtime.table_image import TableImage, records_of, sample
+from orchestrator.runtime.table_image import TableImage, records_of, table_sample
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
@@ -79,11 +79,12 @@ def test_a_sample_is_bounded_and_changes_nothing() -> None:
             await module._swap(One, Two, module._limits)
             await module.ask("put", {"key": 1, "n": 1})
             before = module.proxy.tables.stores["things"].stale
-            two, one = sample(module.proxy.tables, SAMPLE_MAX)
-            found: list[Any] = list(records_of(one))
-            assert (two.version, len(list(records_of(two))), one.version, len(found)) == (2, 1, 1, SAMPLE_MAX)
+            two, one = table_sample(module.proxy.tables, "things", SAMPLE_MAX)
+            found: list[Any] = list(records_of(one.image))
+            assert (two.image.version, two.taken, two.whole) == (2, 1, 1)
+            assert (one.image.version, one.taken, one.whole, len(found)) == (1, SAMPLE_MAX, 2999, SAMPLE_MAX)
             assert len({key for key, _ in found}) == SAMPLE_MAX
             assert module.proxy.tables.stores["things"].stale == before
-            assert len(list(records_of(sample(module.proxy.tables, 2000)[1]))) == 2000
+            assert table_sample(module.proxy.tables, "things", 2000)[1].taken == 2000
 
     asyncio.run(story())

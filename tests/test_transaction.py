@@ -21,7 +21,7 @@ from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
-from orchestrator.upgrade.incoming import Code, Incoming, KeptState
+from orchestrator.upgrade.incoming import Code, Incoming, KeptState, StateCopy
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.ledger import fold
 from orchestrator.upgrade.participant import Participant
@@ -37,6 +37,7 @@ from orchestrator.upgrade.records import (
     RolledBack,
 )
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
+from orchestrator.upgrade.trial import TrialReport
 from repo_store.manifest import Limits
 from tests.runtime_kit import Plain, idle, state_of, until
 
@@ -163,18 +164,22 @@ class Ticket:
 
 
 class Source:
-    def __init__(self, cls: type[Module[Any]], try_out: Exception | None = None) -> None:
+    def __init__(
+        self, cls: type[Module[Any]], try_out: Exception | None = None, found: TrialReport | None = None
+    ) -> None:
         self._cls = cls
         self._error = try_out
+        self._found = found
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
-    ) -> None:
+    ) -> TrialReport | None:
         if self._error is not None:
             raise self._error
+        return self._found
 
     async def load(self) -> Code:
         return Code(Blueprint(self._cls), None, "test:Test")
@@ -199,7 +204,9 @@ class Scene:
         self, name: str, version: str, cls: type[Module[Any]] | None, limits: Limits = Limits(), **source: Any
     ) -> Participant:
         after = entry(name, version, cls) if cls is not None else None
-        incoming = Incoming(Source(cls, **source), limits, {}) if cls is not None else None
+        incoming = (
+            Incoming(Source(cls, **source), limits, {}, tried=bool(source)) if cls is not None else None
+        )
         return Participant(self.app, Change(name, self.table.get(name), after), incoming)
 
     async def run(self, *parts: Participant) -> Outcome:
@@ -469,6 +476,50 @@ def test_a_pause_over_the_budget_is_undone_and_is_the_fault_of_the_moment() -> N
         record = scene.log.facts[-1]
         assert isinstance(record, RolledBack)
         assert record.pause_us > 20_000
+        assert record.predicted_us is None, "nothing was migrated in a trial"
+
+    story(play)
+
+
+def test_a_pause_over_the_budget_is_recorded_with_what_was_predicted() -> None:
+    class Slow(Better):
+        def take_over(self, resources: dict[str, Any]) -> None:
+            time.sleep(0.03)
+
+    async def play(scene: Scene) -> None:
+        part = scene.part("a", "1.1.0", Slow, Limits(pause_ms=20.0), found=TrialReport(b"", {}, 0.0015))
+        outcome = await scene.run(part)
+        assert (outcome.result, outcome.fault) == ("rolled_back", "moment")
+        assert re.search(
+            r"the switch took \d+\.\d ms, over .*; its migration was predicted at 1\.5 ms$", outcome.reason
+        )
+        record = scene.log.facts[-1]
+        assert isinstance(record, RolledBack)
+        assert record.pause_us > 20_000
+        assert record.predicted_us == pytest.approx(1500)
+        again = scene.part("a", "1.1.1", Better, Limits(), found=TrialReport(b"", {}, 0.0015))
+        assert (await scene.run(again)).result == "committed"
+        assert next(f for f in scene.log.facts if isinstance(f, Committed)).predicted_us == pytest.approx(
+            1500
+        )
+
+    story(play)
+
+
+def test_what_all_migrations_of_a_transaction_would_take_together_must_keep_within_the_shortest_budget() -> (
+    None
+):
+    async def play(scene: Scene) -> None:
+        found = TrialReport(b"", {}, 0.012)
+        parts = [
+            scene.part(name, "1.1.0", Better, Limits(pause_ms=ms), found=found)
+            for name, ms in (("a", 20.0), ("b", 900.0))
+        ]
+        outcome = await scene.run(*parts)
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "would take about 24.0 ms, over limits.pause_ms = 20" in outcome.reason
+        assert scene.log.kinds == ["Planned", "RolledBack"]
+        assert scene.versions() == {"a": "1.0.0", "b": "1.0.0"}
 
     story(play)
 

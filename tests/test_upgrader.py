@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -26,6 +27,7 @@ from orchestrator.upgrade.service import module_states
 from orchestrator.upgrade.states import ModuleState
 from orchestrator.upgrade.tidying import loaded_below
 from orchestrator.upgrade.trial import describe
+from orchestrator.upgrade.trial_child import children_of
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import TrialSection
 from repo_store.release import RefMap
@@ -365,10 +367,13 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
 
             scene.release("a/v1.0.0", modules=["a"])
             await scene.look()
-            await scene.app.send("a", "wait_for", {"file": str(tmp_path / "end")})
             scene.release("a/v1.1.0", "b/v1.0.0", modules=["a", "b"], toml="[limits]\ndrain_s = 9.0\n")
             disk.holds = True
             upgrader.look(push_over=True)
+            await until(lambda: scene.book.ledger.unfinished is not None and children_of(os.getpid()), 20.0)
+            await scene.app.send(
+                "a", "wait_for", {"file": str(tmp_path / "end")}
+            )  # its state is copied by now
             await until(lambda: states() == {"a": ModuleState.IN_SERVICE, "b": ModuleState.LOADED}, 20.0)
             (tmp_path / "end").touch()
             await until(disk.reached.is_set, 20.0)

@@ -22,6 +22,7 @@ from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Live
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
+from orchestrator.upgrade.incoming import StateCopy
 from orchestrator.upgrade.plan import Plan, make_plan
 from orchestrator.upgrade.preview import check_text, is_remark
 from orchestrator.upgrade.source import StagedSource, resolve_config
@@ -227,7 +228,9 @@ class _Trials:
         if missing:  # of the release before, the check of the steps has said it
             return Finding(name, False, what, missing) if given else None
         try:
-            report = await self._source(candidate).try_out((start.version, start.data), {}, start.tables)
+            report = await self._source(candidate).try_out(
+                StateCopy(start.version, start.data), {}, start.tables
+            )
         except TrialFailed as error:
             return Finding(name, False if error.fault == "release" else None, what, str(error))
         except ModuleError as error:

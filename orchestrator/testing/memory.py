@@ -11,7 +11,7 @@ from orchestrator.runtime.durability import Write
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.testing.clock import WALL_S
-from orchestrator.upgrade.incoming import Code
+from orchestrator.upgrade.incoming import Code, StateCopy
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.records import Entry, Fact, Record
 
@@ -24,7 +24,7 @@ class ClassSource:
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
     ) -> None:

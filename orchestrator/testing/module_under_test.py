@@ -177,7 +177,7 @@ class ModuleUnderTest(Recording):
         self, before: type[Module[Any]], after: type[Module[Any]], limits: Limits, *, failed: bool = False
     ) -> tuple[Outcome, int]:
         change = Change(self.name, entry_of(self.name, before), entry_of(self.name, after))
-        incoming = Incoming(ClassSource(after), limits, self._config, self._durable)
+        incoming = Incoming(ClassSource(after), limits, self._config, self._durable, tried=False)
         participant = Participant(self._app, change, incoming)
         if failed and change.before is not None:
             participant.give_again(change.before.version, self._began)
@@ -208,7 +208,7 @@ class ModuleUnderTest(Recording):
         kept = _kept(cls, self.name, state, tables, config)
         self._versions, self._config, self._limits = [cls], config, limits
         change = Change(self.name, None, entry_of(self.name, cls))
-        incoming = Incoming(ClassSource(cls), limits, config, durable)
+        incoming = Incoming(ClassSource(cls), limits, config, durable, tried=False)
         await self._transact(Participant(self._app, change, incoming, kept))
 
     async def close(self) -> None:

@@ -182,4 +182,5 @@ def _entry(view: TransactionView) -> DeploymentEntry:
         view.reason,
         view.pause_us,
         view.held_messages,
+        view.predicted_us,
     )

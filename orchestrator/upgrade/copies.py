@@ -1,48 +1,123 @@
-"""What a trial gets of the live module: a copy of its state, and a sample of its Tables (DESIGN §7.2)."""
+"""What a trial gets of the live module: a copy of its state, and a sample of its Tables (DESIGN §7.2).
+
+It is taken between two units, some milliseconds at a time, however large it all is; what was left out is said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-import msgspec
-
+from orchestrator.runtime.boundary import between_units
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
-from orchestrator.runtime.state import PLAIN_STATE
-from orchestrator.runtime.table_image import TableImage, sample
-from orchestrator.runtime.tables import ModuleTables
-from orchestrator.upgrade.incoming import KeptState
-from orchestrator.upgrade.records import Change
+from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.state_sample import Cut, state_sample
+from orchestrator.runtime.table_image import TableImage, TableSample, part_of, table_sample
+from orchestrator.upgrade.errors import TrialFailed
+from orchestrator.upgrade.incoming import KeptState, StateCopy
 
-SAMPLE_MAX = 1_000  # records of each table and version: copied in well below a millisecond, between two units
-PARTS_MAX = 2  # of a saved table, which are about as many
+SAMPLE_MAX = 1_000  # records of each table and version: copied in well below a millisecond
+CUTS_SAID_MAX = 3
 
-
-def state_copy(
-    change: Change, old: Implementation | None, kept: KeptState | None
-) -> tuple[int, bytes] | None:
-    """State version and msgpack; None for a first start, and for a way down. Raises StateInvalid."""
-    if old is not None:
-        after, live = change.after, old.blueprint.state_version
-        if after is not None and live > after.state_version:
-            return (
-                None  # the steps down are in the version that leaves; the trial has only the one that comes
-            )
-        try:
-            return live, PLAIN_STATE.encode(old.state)
-        except StateInvalid as error:
-            before = change.before
-            raise StateInvalid(
-                f"the state of {change.name} {before.version if before is not None else ''} in service cannot be copied "
-                f"for the trial, which is not the new version's fault. {error}"
-            ) from error
-    return None if kept is None else (kept.state_version, kept.state)
+T = TypeVar("T")
 
 
-def table_sample(tables: ModuleTables, kept: KeptState | None) -> Sequence[TableImage]:
-    """Some records of each table, and of each version there is of it. Nothing is migrated by this."""
-    if tables.stores:
-        return sample(tables, SAMPLE_MAX)
-    saved = kept.tables if kept is not None else ()
-    return [msgspec.structs.replace(image, parts=tuple(islice(image.parts, PARTS_MAX))) for image in saved]
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """A state (None: there is none yet), records, and what they are of the whole, as a phrase; empty: of nothing.
+
+    `times`: how much larger the state is than its copy, about.
+    """
+
+    state: StateCopy | None = None
+    tables: Sequence[TableImage] = ()
+    said: str = ""
+    times: float = 1.0
+
+
+async def copied(
+    proxy: ModuleProxy, old: Implementation | None, kept: KeptState | None, drain_s: float
+) -> Copies:
+    """Copies of what a version starts from: of the one in service, else of what is kept.
+
+    Each is taken when the unit under way ends, within `drain_s` seconds. Raises StateInvalid; QuiesceTimeout and TrialFailed
+    if there was no moment for it.
+    """
+    if old is None:
+        return _kept(kept)
+    try:
+        live = await _between_units(proxy, old, lambda: state_sample(old.state, old.blueprint.codec), drain_s)
+    except StateInvalid as error:
+        raise StateInvalid(
+            f"the state of {old.name} {old.version} in service cannot be copied for the trial, which is not the new "
+            f"version's fault. {error}"
+        ) from error
+    found: list[TableSample] = []
+    for name in proxy.tables.stores:
+        take = partial(table_sample, proxy.tables, name, SAMPLE_MAX)
+        found += await _between_units(proxy, old, take, drain_s)
+    state = StateCopy(old.blueprint.state_version, live.data, cut=bool(live.cuts))
+    return _of(state, found, live.cuts, live.times)
+
+
+async def _between_units(
+    proxy: ModuleProxy, old: Implementation, action: Callable[[], T], drain_s: float
+) -> T:
+    """What it gives between two units of this very version."""
+
+    def act() -> list[T]:
+        return [action()] if proxy.implementation is old else []
+
+    found = await between_units(proxy, act, drain_s)
+    if not found:
+        left = f"{old.name} {old.version} left service while its state was copied for the trial"
+        raise TrialFailed("start", left, "moment")
+    return found[0]
+
+
+def _kept(kept: KeptState | None) -> Copies:
+    """What waits for a module is on hand as bytes: the state whole, and some parts of each table."""
+    if kept is None:
+        return Copies()
+    return _of(
+        StateCopy(kept.state_version, kept.state), [part_of(image, SAMPLE_MAX) for image in kept.tables]
+    )
+
+
+def _of(
+    state: StateCopy, tables: Sequence[TableSample], cuts: Sequence[Cut] = (), times: float = 1.0
+) -> Copies:
+    records = [(each.image.name, each.taken, each.whole) for each in tables]
+    return Copies(state, [each.image for each in tables], said_of(state.data, cuts, records), times)
+
+
+def said_of(data: bytes, cuts: Sequence[Cut], records: Sequence[tuple[str, int, int]]) -> str:
+    """What was tried: `the whole state (3.2 kB) and 1,000 of 120,000 records of routes`."""
+    if cuts:
+        shown = [f"{c.taken:,} of {c.whole:,} in {c.where or 'it'}" for c in cuts[:CUTS_SAID_MAX]]
+        said = [f"a sample of the state ({', '.join(shown)})"]
+    else:
+        said = [f"the whole state ({_size(len(data))})"]
+    by_table: dict[str, tuple[int, int]] = {}
+    for name, taken, whole in records:  # those of several versions are told as one
+        before = by_table.get(name, (0, 0))
+        by_table[name] = before[0] + taken, before[1] + whole
+    said += [_records(name, taken, whole) for name, (taken, whole) in by_table.items() if whole]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+
+
+def _records(name: str, taken: int, whole: int) -> str:
+    if whole == 1:
+        return f"the one record of {name}"
+    return (
+        f"all {whole:,} records of {name}" if taken == whole else f"{taken:,} of {whole:,} records of {name}"
+    )
+
+
+def _size(count: int) -> str:
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} kB" if count < 1_000_000 else f"{count / 1e6:.1f} MB"

@@ -23,12 +23,26 @@ class Code:
     entry: str
 
 
+@dataclass(frozen=True, slots=True)
+class StateCopy:
+    """A state for a trial, as msgpack.
+
+    `cut`: it is only a sample, with which a self-test may find fault. `left_by`: the release that has taken it down to this
+    version, in a trial of its own.
+    """
+
+    version: int
+    data: bytes
+    cut: bool = False
+    left_by: str = ""
+
+
 class Source(Protocol):
     """Where a version's code comes from: a staged release, or a class in a test."""
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
     ) -> TrialReport | None:
@@ -55,6 +69,9 @@ class Incoming:
     durable: bool = False
     shadow: Shadow = Shadow()  # noqa: RUF009  # a frozen value
     served: bool = False
+    tried: bool = (
+        True  # in a child, on copies; a class in a test is not, and so no unit is waited for to make them
+    )
 
 
 @dataclass(frozen=True, slots=True)

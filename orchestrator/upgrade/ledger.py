@@ -188,7 +188,11 @@ class _Draft:
             Signal.SWITCHED,
             record,
             lambda view: replace(
-                view, outcome="committed", pause_us=fact.pause_us, held_messages=fact.held_messages
+                view,
+                outcome="committed",
+                pause_us=fact.pause_us,
+                held_messages=fact.held_messages,
+                predicted_us=fact.predicted_us,
             ),
         )
         self._put(self.table, view.changes)
@@ -223,6 +227,7 @@ class _Draft:
                 pause_us=fact.pause_us,
                 held_messages=fact.held_messages,
                 mismatches=fact.mismatches,
+                predicted_us=fact.predicted_us,
             ),
         )
         if fact.fault == "died":

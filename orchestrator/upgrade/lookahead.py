@@ -11,26 +11,24 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.runtime.application import Application
-from orchestrator.runtime.errors import ModuleError
+from orchestrator.runtime.errors import ModuleError, QuiesceTimeout
 from orchestrator.runtime.give_way import giving_way
-from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.upgrade.candidate import Candidate, Problem
-from orchestrator.upgrade.copies import table_sample
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
 from orchestrator.upgrade.incoming import KeptState
+from orchestrator.upgrade.leaving import way_down
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.plan import Group
 from orchestrator.upgrade.planner import Outlook, Planner
-from orchestrator.upgrade.preview import Forecast, Seen, TrialState, Tried, foresee, groups_of
-from orchestrator.upgrade.records import Change, Entry
+from orchestrator.upgrade.preview import Forecast, Seen, Tried, foresee, groups_of
+from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.rewired import only_rewired
-from orchestrator.upgrade.source import StagedSource, incoming_release, resolve_config
+from orchestrator.upgrade.source import incoming_release
 from repo_store.errors import StoreError
 from repo_store.manifest import TrialSection
 from repo_store.overlay import make_overlay, tags_of
@@ -101,30 +99,20 @@ class Foresight:
             found = []
             for kind, number, group in groups_of(outlook.plan, tags):
                 tried = (
-                    await self._tried(group, outlook, ahead, ledger)
-                    if trial and kind in {"ready", "held"}
-                    else {}
+                    await self._tried(group, outlook, ahead) if trial and kind in {"ready", "held"} else {}
                 )
                 kept = {name: state.state_version for name, state in self._kept.items()}
                 seen = Seen(outlook.candidates, ledger, outlook.live, kept, tried)
                 found.append(foresee(kind, number, group, seen))
         return outlook, found
 
-    async def _tried(
-        self, group: Group, outlook: Outlook, ahead: Repository, ledger: Ledger
-    ) -> dict[str, Tried]:
+    async def _tried(self, group: Group, outlook: Outlook, ahead: Repository) -> dict[str, Tried]:
         """What the trials of a group found, as many at once as there are processors."""
         places = asyncio.Semaphore(os.cpu_count() or 1)
 
         async def one(change: Change, candidate: Candidate) -> Tried:
             async with places:
-                tried = await self._try_out(change, candidate)
-                if tried.problem is not None or change.name not in ledger.table:
-                    return tried
-                tables = self._tables_going_down(change, candidate)
-                if tried.on != "leaving" and not tables:
-                    return tried
-                return await self._going_back(tried, change, ledger.table[change.name], ahead, tables)
+                return await self._try_out(change, candidate, ahead)
 
         wanted = {
             c.name: one(c, candidate)
@@ -134,58 +122,23 @@ class Foresight:
         }
         return dict(zip(wanted, await asyncio.gather(*wanted.values()), strict=True))
 
-    async def _try_out(self, change: Change, candidate: Candidate) -> Tried:
+    async def _try_out(self, change: Change, candidate: Candidate, ahead: Repository) -> Tried:
         after, folder = change.after, candidate.folder
         assert after is not None and folder is not None  # noqa: S101, PT018  # the caller looked
         try:
             incoming = incoming_release(folder, after, candidate.manifest, self._limits)
             self._app.secrets.learn(after.config, incoming.config)
             participant = Participant(self._app, change, incoming, self._kept.get(change.name))
-            report = await participant.try_out()
+            participant.way_down = way_down(
+                self._app, ahead, change, candidate, trial=self._limits, bring=incoming_release
+            )
+            found = await participant.try_out()
         except TrialFailed as error:
             return Tried(problem=Problem(str(error), error.fault))
+        except QuiesceTimeout as error:
+            return Tried(problem=Problem(f"{change.name} {after.version}: {error}", "moment"))
         except (UpgradeError, ModuleError) as error:
             return Tried(problem=Problem(f"{change.name} {after.version}: {error}", "release"))
-        if report is None:
+        if found is None:
             return Tried()
-        return Tried(
-            self._state_for(participant, after), sum(report.seconds.values()), report.migration_s, report.lost
-        )
-
-    def _tables_going_down(self, change: Change, candidate: Candidate) -> dict[str, int]:
-        """The Tables of which the release has an older version than the one in service, with that version."""
-        declared = candidate.description.tables if candidate.description is not None else {}
-        live = self._app.modules[change.name].tables.live if change.name in self._app.modules else {}
-        return {
-            name: table.version
-            for name, table in declared.items()
-            if name in live and table.version < live[name].version
-        }
-
-    async def _going_back(
-        self, tried: Tried, change: Change, live: Entry, ahead: Repository, tables: Mapping[str, int]
-    ) -> Tried:
-        """What the steps down find, which are in the version that would leave: it is staged and tried for them."""
-        after, old = change.after, self._app.modules[change.name].implementation
-        if after is None or old is None:
-            return tried
-        try:
-            folder, manifest = await ahead.staged(live)
-            source = StagedSource(folder, live, manifest, resolve_config(live.config), self._limits)
-            state = old.blueprint.state_version, PLAIN_STATE.encode(old.state)
-            records = table_sample(self._app.modules[change.name].tables, None) if tables else ()
-            down = min(after.state_version, state[0])  # a Table may go down where the state goes up
-            report = await source.go_back(state, down, records, tables)
-        except (UpgradeError, ModuleError) as error:
-            return replace(tried, problem=Problem(str(error), "release"))
-        except StoreError:  # its commit is gone from the repository: nothing is measured, and that is said
-            return replace(tried, down=True)
-        took = report.migration_s if tried.on == "leaving" else tried.migration_s
-        return replace(tried, migration_s=took, lost=report.lost, down=True)
-
-    def _state_for(self, participant: Participant, after: Entry) -> TrialState:
-        """On which state a trial of this participant runs."""
-        old = participant.old
-        if old is not None:
-            return "leaving" if old.blueprint.state_version > after.state_version else "live"
-        return "live" if participant.name in self._kept else "first"
+        return Tried(found.on, found.seconds, found.predicted_s, found.lost, down=found.down)

@@ -31,13 +31,12 @@ from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
 from orchestrator.upgrade.alarm import interrupt_after, stepwise
 from orchestrator.upgrade.converters import Borrowed, borrow, tables_with
-from orchestrator.upgrade.copies import state_copy, table_sample
 from orchestrator.upgrade.durable_switch import DurableSide
 from orchestrator.upgrade.errors import TrialFailed, VoteRefused
 from orchestrator.upgrade.given_again import GivenAgain
 from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.records import Change
-from orchestrator.upgrade.trial import TrialReport
+from orchestrator.upgrade.rehearsal import Rehearsed, WayDown, rehearse
 from repo_store.manifest import Limits
 
 STALL_S = 5.0  # author code that holds the event loop longer than this is interrupted (DESIGN §7, stall_s)
@@ -79,6 +78,7 @@ class Participant:
         self.earlier: AsyncIterator[Code] | None = (
             None  # releases of before, for the steps of what is on disk
         )
+        self.way_down: WayDown | None = None  # for the rehearsal of a way back
         self._borrowed: Borrowed | None = None
         self.brought: list[Write] = []  # at a start of the host: what is written before its first unit
         self._again: GivenAgain | None = None
@@ -130,19 +130,17 @@ class Participant:
 
     # -- while the old version serves; may fail ----------------------------------------------------------------
 
-    async def try_out(self) -> TrialReport | None:
+    async def try_out(self) -> Rehearsed | None:
         """Let the new version run in its trial child, on a copy of the state; returns what was found.
 
-        Raises TrialFailed.
+        Raises TrialFailed; StateInvalid and QuiesceTimeout if the state cannot be copied.
         """
-        if self.incoming is None:
+        after, incoming = self.change.after, self.incoming
+        if incoming is None or after is None:
             return None
-        await self.app.closing.over(
-            self.name
-        )  # a port that a version before had is open until that has stopped
-        state = state_copy(self.change, self.old, self._kept)
-        tables = table_sample(self.proxy.tables, self._kept)
-        return await self.incoming.source.try_out(state, self.proxy.resources.keys(), tables)
+        # A port that a version before had is open until that has stopped.
+        await self.app.closing.over(self.name)
+        return await rehearse(self.proxy, after, incoming, self.old, self._kept, way_down=self.way_down)
 
     async def prepare(self) -> None:
         """Load the new version beside the old one, construct it, find its migrations, open its resources, let it prepare.

@@ -22,19 +22,17 @@ WOULD: Mapping[Kind, str] = {
     "held": "would be held",
     "refused": "would be refused",
 }
-TrialState = Literal["live", "first", "leaving"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What the trial of one module found: how long it took, the migration's time, what the way back loses.
+    """What the trial of one module found: how long it took, what its migration would take, what the way back loses.
 
-    `on` says on which state: `"live"` a copy of the one in service, `"first"` its own first one, `"leaving"` its own
-    first one though there is a newer state, whose steps down are in the version that would leave. `down`: the state, or
-    a Table, would go down, and `lost` is what that loses.
+    `on` says on what of the live module, as a phrase; empty: as at a first start. `down`: the state, or a Table, would go
+    down, and `lost` is what that loses.
     """
 
-    on: TrialState = "first"
+    on: str = ""
     seconds: float = 0.0
     migration_s: float | None = None
     lost: tuple[str, ...] | None = None
@@ -152,7 +150,7 @@ def _completed(group: Group, seen: Seen) -> Iterable[Check]:
         if c.before is not None and c.after is not None
         if (tried := seen.tried.get(c.name)) is not None
         and tried.lost is not None
-        and tried.on == "live"
+        and tried.on
         and not tried.down
     }
     for check in group.checks:
@@ -182,9 +180,9 @@ def _trial_checks(group: Group, seen: Seen) -> Iterable[Check]:
         if tried.problem is not None:
             yield Check(what, False, tried.problem.reason, tried.problem.fault)
             continue
-        on = "on a copy of the state" if tried.on == "live" else "as at a first start"
+        on = f"on {tried.on}" if tried.on else "as at a first start"
         yield Check(what, True, f"passed in {tried.seconds:.2f} s, {on}")
-        if (tried.on == "leaving" or tried.down) and change.before is not None and change.after is not None:
+        if tried.down and change.before is not None and change.after is not None:
             yield _loss_check(change.name, change.before, change.after, tried)
 
 
@@ -226,10 +224,12 @@ def _budget_check(group: Group, seen: Seen) -> Iterable[Check]:
         return
     candidates = [seen.candidates[c.name] for c in group.changes if c.name in seen.candidates]
     budget_ms = min(c.manifest.limits.pause_ms for c in candidates)
-    fact = f"the migration took {_ms(took_ms)} in the trial; limits.pause_ms = {budget_ms:g}"
     ok = took_ms <= budget_ms
-    advice = "" if ok else ". The switch would be undone. Raise limits.pause_ms, or migrate less at once"
-    yield Check("pause budget", ok, fact + advice, None if ok else "moment")
+    if ok:
+        fact = f"the migration takes about {words.milliseconds(took_ms)}; limits.pause_ms = {budget_ms:g}"
+        yield Check("pause budget", True, fact)
+    else:
+        yield Check("pause budget", False, words.over_budget(took_ms, budget_ms), "release")
 
 
 def _pause(steps: Iterable[Step], seen: Seen) -> tuple[float | None, str]:
@@ -269,10 +269,6 @@ def _last_pause(name: str, ledger: Ledger) -> float | None:
 
 def _arrows(states: Iterable[int]) -> str:
     return "→".join(map(str, states))
-
-
-def _ms(ms: float) -> str:
-    return f"{ms:.1f} ms" if ms >= 1 else f"{ms * 1000:.0f} µs"
 
 
 def _us(us: float) -> str:

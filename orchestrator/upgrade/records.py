@@ -79,6 +79,9 @@ class Committed(_Fact, frozen=True, tag=True):
     pause_us: float
     held_messages: int
     images_used: tuple[str, ...] = ()
+    predicted_us: float | None = (
+        None  # of the pause, as the trials measured the migrations; None: there were none
+    )
 
 
 class RolledBack(_Fact, frozen=True, tag=True):
@@ -93,6 +96,7 @@ class RolledBack(_Fact, frozen=True, tag=True):
     pause_us: float = 0.0
     held_messages: int = 0
     mismatches: tuple[str, ...] = ()
+    predicted_us: float | None = None
 
 
 class Confirmed(_Fact, frozen=True, tag=True):

@@ -14,7 +14,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import VoteRefused
-from orchestrator.upgrade.incoming import Code, Incoming
+from orchestrator.upgrade.incoming import Code, Incoming, StateCopy
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.trial import TrialReport, trial
 from orchestrator.upgrade.trial_protocol import Rehearsal
@@ -44,7 +44,7 @@ class StagedSource:
 
     async def try_out(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
     ) -> TrialReport:
@@ -53,7 +53,7 @@ class StagedSource:
 
     async def go_back(
         self,
-        state: tuple[int, bytes],
+        state: StateCopy,
         version: int,
         tables: Sequence[TableImage] = (),
         table_versions: Mapping[str, int] | None = None,
@@ -66,26 +66,28 @@ class StagedSource:
 
     async def _try(
         self,
-        state: tuple[int, bytes] | None,
+        state: StateCopy | None,
         open_keys: Mapping[str, bytes],
         tables: Sequence[TableImage] = (),
         *,
         back_to: int | None = None,
         tables_back_to: Mapping[str, int] | None = None,
     ) -> TrialReport:
-        version, data = state if state is not None else (1, None)
         rehearsal = Rehearsal(
             self._entry.name,
             self._entry.version,
             dict(self._config),
-            data,
-            version,
+            state.data if state is not None else None,
+            state.version if state is not None else 1,
             open_keys=dict(open_keys),
             way_back=not self._manifest.one_way,
             back_to=back_to,
             tables=tuple(tables),
             tables_back_to=dict(tables_back_to or {}),
             durable=self._manifest.durable,
+            cut=state is not None and state.cut,
+            left_by=state.left_by if state is not None else "",
+            enough_ms=self._manifest.limits.pause_ms / 2,
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
 

@@ -36,6 +36,7 @@ from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.participant import Participant, switch_failure
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.records import (
+    Change,
     Committed,
     Confirmed,
     Fact,
@@ -44,8 +45,8 @@ from orchestrator.upgrade.records import (
     Record,
     RolledBack,
 )
+from orchestrator.upgrade.rehearsal import Rehearsed, said_of
 from orchestrator.upgrade.shadowing import Otherwise, Shadowing, never
-from orchestrator.upgrade.trial import TrialReport
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.failpoints import reach
 
@@ -120,6 +121,7 @@ class UpgradeTransaction:
         self._committed: Ticket | None = None
         self._quiesce: Quiesce[None] | None = None
         self._author_step = "the switch"
+        self._predicted_us: float | None = None  # what the migrations would take of the pause
 
     @property
     def txn(self) -> int:
@@ -174,9 +176,10 @@ class UpgradeTransaction:
     # -- phase one: votes --------------------------------------------------------------------------------------
 
     async def _collect_votes(self) -> None:
-        ways_back = await self._try_out_all()
+        found = await self._try_out_all()
         if any(p.incoming is not None for p in self._participants):
-            self._report(Phase.PLANNED, "; ".join(["tried out in a child process: passed", *ways_back]))
+            self._report(Phase.PLANNED, "; ".join(["tried out in a child process: passed", *said_of(found)]))
+        self._keep_to_the_budget(found)
         for participant in self._participants:
             with _said_of(participant):
                 await participant.prepare()
@@ -192,31 +195,40 @@ class UpgradeTransaction:
         said = "loaded beside the versions in service, all votes are yes"
         return "; ".join([said, *self._shadowed, *filter(None, closed)])
 
-    async def _try_out_all(self) -> list[str]:
-        """Run the trials, as many at once as there are processors; the first that fails ends the others.
-
-        Returns what each migrated module's way back would lose, as phrases.
-        """
+    async def _try_out_all(self) -> list[tuple[Change, Rehearsed]]:
+        """Run the trials, as many at once as there are processors; the first that fails ends the others."""
         places = asyncio.Semaphore(os.cpu_count() or 1)
 
-        async def try_out(participant: Participant) -> TrialReport | None:
+        async def try_out(participant: Participant) -> Rehearsed | None:
             async with places:
                 with _said_of(participant):
                     return await participant.try_out()
 
         trials = [asyncio.ensure_future(try_out(participant)) for participant in self._participants]
         try:
-            reports = await asyncio.gather(*trials)
+            found = await asyncio.gather(*trials)
         finally:
             for each in trials:
                 each.cancel()
             await asyncio.gather(*trials, return_exceptions=True)
-        found = zip(self._participants, reports, strict=True)
-        return [
-            words.way_back(p.change, report.lost)
-            for p, report in found
-            if report and report.lost is not None and p.change.before is not None
-        ]
+        pairs = zip(self._participants, found, strict=True)
+        return [(participant.change, each) for participant, each in pairs if each is not None]
+
+    def _keep_to_the_budget(self, found: Sequence[tuple[Change, Rehearsed]]) -> None:
+        """Begin no switch that cannot end in time. Of the release, not of the moment: trying again would not help it.
+
+        Raises VoteRefused.
+        """
+        migrations = [each.predicted_s for _, each in found if each.predicted_s is not None]
+        if not migrations:
+            return
+        self._predicted_us = sum(migrations) * 1e6
+        if self._predicted_us / 1000 > self._budget_ms:
+            raise VoteRefused(words.over_budget(self._predicted_us / 1000, self._budget_ms))
+
+    @property
+    def _budget_ms(self) -> float:
+        return min(p.limits.pause_ms for p in self._participants)
 
     # -- the switch --------------------------------------------------------------------------------------------
 
@@ -236,7 +248,7 @@ class UpgradeTransaction:
 
     def _switch_all(self, quiesce: Quiesce[None]) -> None:
         """In memory, no I/O. Up to the appended COMMITTED all can fail and is undone; after it nothing can raise."""
-        budget_ms = min(p.limits.pause_ms for p in self._participants)
+        budget_ms = self._budget_ms
         wiring = self._wiring
         assert wiring is not None  # noqa: S101  # phase one made it
         try:
@@ -245,15 +257,21 @@ class UpgradeTransaction:
             writes = [write for p in self._participants for write in p.writes()]
             paused_ms = quiesce.paused_s * 1000
             if paused_ms > budget_ms:
+                predicted = ""
+                if self._predicted_us is not None:
+                    predicted = (
+                        f"; its migration was predicted at {words.milliseconds(self._predicted_us / 1000)}"
+                    )
                 raise PauseExceeded(
-                    f"the switch took {paused_ms:.1f} ms, over limits.pause_ms = {budget_ms:g}"
+                    f"the switch took {paused_ms:.1f} ms, over limits.pause_ms = {budget_ms:g}{predicted}"
                 )
             held = sum(len(p.proxy.mailbox) for p in self._participants)
             used = tuple(p.name for p in self._participants if p.uses_kept)
             reach("switch.record:before")
             # Before the mailboxes reopen, and with the state in the new schema: no unit of a new version is ever on disk
             # without the decision for that version before it.
-            committed = self._log.append(Committed(self._txn, paused_ms * 1000, held, used), (), writes)
+            decision = Committed(self._txn, paused_ms * 1000, held, used, self._predicted_us)
+            committed = self._log.append(decision, (), writes)
         except BaseException as error:
             for participant in reversed(self._participants):
                 participant.undo()
@@ -319,9 +337,10 @@ class UpgradeTransaction:
         with suppress(
             JournalFailed
         ):  # recovery writes it at the next start: without COMMITTED it never happened
-            await self._log.write(
-                RolledBack(self._txn, reason, fault, pause.pause_us, pause.held_messages, mismatches)
+            end = RolledBack(
+                self._txn, reason, fault, pause.pause_us, pause.held_messages, mismatches, self._predicted_us
             )
+            await self._log.write(end)
         return Outcome(self._txn, "rolled_back", reason, fault, pause)
 
     async def retire(self, outcome: Outcome) -> list[Remains]:

@@ -31,6 +31,7 @@ class TransactionView:
     fault: str | None = None
     pause_us: float = 0.0
     held_messages: int = 0
+    predicted_us: float | None = None
     probation: tuple[str, ...] = ()
     reverts: int | None = None
     overrides: tuple[OverrideKey, ...] = ()

@@ -20,6 +20,7 @@ from typing import IO
 
 import msgspec
 
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial_child import Ending, children_of
 from orchestrator.upgrade.trial_protocol import CALLS, ChildLimits, Rehearsal, Report, Request, limit_name
@@ -37,7 +38,7 @@ _FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 class TrialReport(msgspec.Struct, frozen=True):
     """A trial that went well: the release's Description as JSON, and the seconds of each step.
 
-    `migration_s`, `lost` and `first_state` as in the worker's `Report`.
+    The others as in the worker's `Report`.
     """
 
     description: bytes
@@ -45,6 +46,8 @@ class TrialReport(msgspec.Struct, frozen=True):
     migration_s: float | None = None
     lost: tuple[str, ...] | None = None
     first_state: bytes | None = None
+    went_down: bytes | None = None
+    tables_down: tuple[TableImage, ...] = ()
 
 
 def describe(path: Path, package: str, manifest: ModuleManifest, trial: TrialSection | None = None) -> bytes:
@@ -85,7 +88,13 @@ async def trial(
             work.exception()  # looked at, so that nobody is warned of it
         raise
     return TrialReport(
-        report.description, report.seconds, report.migration_s, report.lost, report.first_state
+        report.description,
+        report.seconds,
+        report.migration_s,
+        report.lost,
+        report.first_state,
+        report.went_down,
+        report.tables_down,
     )
 
 

@@ -43,7 +43,9 @@ class Rehearsal(msgspec.Struct, frozen=True):
     is also taken down and up again, and what does not come back is reported. `open_keys`: the resources that the
     version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
     to that state version is run, as if an older release took this one's place, and for `tables_back_to` (table → version)
-    those of its Tables. `tables`: a sample of its records. `durable`: its state has a limit.
+    those of its Tables. `tables`: a sample of its records. `durable`: its state has a limit. `cut`: the state is only a
+    sample, and no self-test is held against it. `left_by`: the release whose steps have taken it down. `enough_ms`: a
+    migration that takes longer is measured again.
     """
 
     name: str
@@ -57,6 +59,9 @@ class Rehearsal(msgspec.Struct, frozen=True):
     tables: tuple[TableImage, ...] = ()
     tables_back_to: dict[str, int] = {}
     durable: bool = False
+    cut: bool = False
+    left_by: str = ""
+    enough_ms: float = 0.0
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -74,7 +79,8 @@ class Report(msgspec.Struct, frozen=True):
     """The worker's own word: what failed, or the description and how long each step took.
 
     `migration_s` is the migration as the switch would do it. `lost` are the fields that a way back would lose, None
-    if there was none to try. `first_state` is what `initial_state()` gave, as msgpack, on a first start.
+    if there was none to try. `first_state` is what `initial_state()` gave, as msgpack, on a first start. `went_down` and
+    `tables_down` are the state and the records after the steps down of `back_to` and `tables_back_to`.
     """
 
     failed: str | None = None
@@ -83,6 +89,8 @@ class Report(msgspec.Struct, frozen=True):
     migration_s: float | None = None
     lost: tuple[str, ...] | None = None
     first_state: bytes | None = None
+    went_down: bytes | None = None
+    tables_down: tuple[TableImage, ...] = ()
 
 
 def limit_name(step: str, limits: ChildLimits) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from orchestrator.runtime.errors import MigrationMissing
 from orchestrator.runtime.implementation import Implementation
@@ -49,6 +52,37 @@ def lost_in_tables(
             found = lost_in_table(live.type, max(older), _records(tables, live.type), implementation.loaded)
             lost = lost if found is None else [*(lost or ()), *found]
     return lost
+
+
+def taken_down(
+    implementation: Implementation, images: Sequence[TableImage], versions: Mapping[str, int]
+) -> tuple[TableImage, ...]:
+    """The sample with the records of these tables in the older versions; a table that no steps lead down is left out.
+
+    Raises StateInvalid if a step raises.
+    """
+    return tuple(
+        lower
+        for image in images
+        if (lower := _lower(implementation, image, versions.get(image.name, image.version))) is not None
+    )
+
+
+def _lower(implementation: Implementation, image: TableImage, version: int) -> TableImage | None:
+    if version >= image.version:
+        return image
+    type_ = implementation.blueprint.tables[image.name]
+    known = known_of(type_.steps, implementation.loaded)
+    try:
+        chain = find_table_chain(image.name, known, image.version, version)
+    except MigrationMissing:
+        return None  # the plan knows the steps of both versions, and has judged
+    older = TableType(
+        image.name, version, type_.key, Any, type_.steps
+    )  # what its records are is not known here
+    down = Conversion(image.version, older, chain, of_a_copy=True)
+    pairs = [(key, msgspec.Raw(down(key, data))) for key, data in records_of(image)]
+    return TableImage(image.name, version, (msgspec.msgpack.encode(pairs),))
 
 
 def lost_below(

@@ -24,12 +24,14 @@ from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
+from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.emits import scan_folder
+from orchestrator.upgrade.trial_clock import timed
 from orchestrator.upgrade.trial_confinement import confine, watch_faults
 from orchestrator.upgrade.trial_protocol import CALLS, LOADING, Rehearsal, Report, Request, limit_name
-from orchestrator.upgrade.trial_tables import lost_below, lost_in_tables, rehearse_tables
+from orchestrator.upgrade.trial_tables import lost_below, lost_in_tables, rehearse_tables, taken_down
 
 EXIT_SPEECHLESS = 71
 WALKED_BYTES_MAX = 256 * 1024
@@ -79,6 +81,8 @@ class _Worker:
         self._migration_s: float | None = None
         self._lost: tuple[str, ...] | None = None
         self._first_state: bytes | None = None
+        self._went_down: bytes | None = None
+        self._tables_down: tuple[TableImage, ...] = ()
 
     def say(self, what: str | Report) -> None:
         data = msgspec.json.encode(what) + b"\n"
@@ -121,6 +125,8 @@ class _Worker:
             migration_s=self._migration_s,
             lost=self._lost,
             first_state=self._first_state,
+            went_down=self._went_down,
+            tables_down=self._tables_down,
         )
 
     async def _rehearse(self, implementation: Implementation, rehearsal: Rehearsal) -> None:
@@ -141,7 +147,8 @@ class _Worker:
             self.step("take_over")
             instance.take_over({})
         # One that takes resources over lives on what only the version in service can give: no test of it here.
-        if whole and (first or type(instance).take_over is Module.take_over):
+        # Nor on a part of a state, which need not be one that ever was.
+        if whole and not rehearsal.cut and (first or type(instance).take_over is Module.take_over):
             instance.state = state
             vars(instance).update(tables.live)  # to be read; a test writes nothing
             await self._hook("self_test", instance.self_test)
@@ -159,27 +166,28 @@ class _Worker:
         self.step("migrate")
         chain = find_chain(blueprint.steps, rehearsal.state_version, blueprint.state_version)
         if not chain:
-            return self._same_version(implementation, rehearsal.state)
+            return self._same_version(implementation, rehearsal.state, rehearsal.left_by)
         old = PLAIN_STATE.decode(rehearsal.state)
-        began = time.perf_counter()
-        state = migrate(old, chain, blueprint.codec)
-        self._migration_s = time.perf_counter() - began
+        state, self._migration_s = timed(
+            lambda: migrate(old, chain, blueprint.codec), rehearsal.enough_ms / 1000
+        )
         if rehearsal.way_back and rehearsal.state_version < blueprint.state_version:
             self.step("way_back")
             self._lost = self._lost_going_back(implementation, rehearsal, state, rehearsal.state_version)
         return state
 
     def _go_back(self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int) -> None:
-        """Take a copy of the state down, timed, and see what that loses."""
+        """Take a copy of the state down, timed, and see what that loses, and what the release that comes will start from."""
         self.step("way_back")
         blueprint = implementation.blueprint
         down = find_chain(blueprint.steps, blueprint.state_version, target)
-        began = time.perf_counter()
-        migrate(state, down, PLAIN_STATE)
-        self._migration_s = time.perf_counter() - began
+        lower, took_s = timed(lambda: migrate(state, down, PLAIN_STATE), rehearsal.enough_ms / 1000)
+        self._migration_s = took_s if down else None
+        self._went_down = PLAIN_STATE.encode(lower)
         lost = self._lost_going_back(implementation, rehearsal, state, target) if down else ()
         if rehearsal.tables_back_to:
             self.step("tables_back")
+            self._tables_down = taken_down(implementation, rehearsal.tables, rehearsal.tables_back_to)
             of_tables = lost_below(implementation, rehearsal.tables, rehearsal.tables_back_to)
             lost = None if lost is None or of_tables is None else (*lost, *of_tables)
         self._lost = lost
@@ -212,11 +220,15 @@ class _Worker:
         sample = implementation.first_state() if large else None
         return tuple(lost_going_down(state, blueprint.codec, down, up, sample=sample))
 
-    def _same_version(self, implementation: Implementation, state: bytes) -> Any:
+    def _same_version(self, implementation: Implementation, state: bytes, left_by: str) -> Any:
         """The state as it is, if the type still takes it."""
         try:
             return implementation.blueprint.codec.decode(state)
         except StateInvalid as error:
+            if left_by:
+                raise Unfit(
+                    f"what the steps down of {left_by} make of the state does not fit the type of this one: {error.__cause__}"
+                ) from None
             version = implementation.blueprint.state_version
             raise Unfit(
                 f"the state of the version in service does not fit the type of this one: {error.__cause__}. "

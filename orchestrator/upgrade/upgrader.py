@@ -25,6 +25,7 @@ from orchestrator.upgrade.damage import damage
 from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.leavers import keep, left_images
+from orchestrator.upgrade.leaving import way_down
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.noting import note_orders, note_tags
 from orchestrator.upgrade.overrides import Override
@@ -309,7 +310,14 @@ class Upgrader(Lookout):
         reason = words.why_out(change, self.book.ledger.overrides)
         if only_rewired(self.app, change):
             return Rewired(self.app, change, reason)
-        return Participant(self.app, change, self._incoming(change), self._kept.get(change.name), reason)
+        participant = Participant(
+            self.app, change, self._incoming(change), self._kept.get(change.name), reason
+        )
+        candidate = self.outlook.candidates.get(change.name)
+        participant.way_down = way_down(
+            self.app, self.repository, change, candidate, trial=self._trial, bring=self._bring
+        )
+        return participant
 
     def _incoming(self, change: Change) -> Incoming | None:
         candidate = self.outlook.candidates.get(change.name)

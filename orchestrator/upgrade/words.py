@@ -116,6 +116,30 @@ def way_back(change: Change, lost: Sequence[str]) -> str:
     return f"{change.name}: way back{between}: yes, {losing}"
 
 
+def going_down(change: Change, lost: Sequence[str] | None) -> str:
+    """What going back to an older state was found to lose: `going back 2→1: loses by_key`."""
+    start = change.before.state_version if change.before is not None else 1
+    end = change.after.state_version if change.after is not None else 1
+    between = f" {start}→{end}" if start > end else ""  # else it is that of a Table's records
+    if lost is None:
+        return f"{change.name}: going back{between}: what that loses is not known"
+    return f"{change.name}: going back{between}: loses {', '.join(lost) if lost else 'nothing'}"
+
+
+def over_budget(predicted_ms: float, budget_ms: float) -> str:
+    """Why a release is not switched in at all: its migrations would take too long."""
+    return (
+        f"the migration would take about {milliseconds(predicted_ms)}, over limits.pause_ms = {budget_ms:g}, so nothing was "
+        "touched. Put what grows into a Table, which is migrated record by record, migrate less at once, or "
+        "raise limits.pause_ms"
+    )
+
+
+def milliseconds(ms: float) -> str:
+    """A duration as people read it."""
+    return f"{ms:.1f} ms" if ms >= 1 else f"{ms * 1000:.0f} µs"
+
+
 def serving_now(changes: Iterable[Change]) -> str:
     """What is in service after a failure: exactly what was before."""
     return serving(c.before for c in changes if c.before is not None)

@@ -10,7 +10,7 @@ from orchestrator.runtime.errors import ModuleError
 from orchestrator.runtime.loader import Loaded
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import TrialFailed
-from orchestrator.upgrade.incoming import Code
+from orchestrator.upgrade.incoming import Code, StateCopy
 from orchestrator.upgrade.trial import TrialReport
 from tests.simulation.modules import Spec, blueprint
 
@@ -37,7 +37,7 @@ class VirtualSource:
 
     async def try_out(
         self,
-        _state: tuple[int, bytes] | None,
+        _state: StateCopy | None,
         _open_keys: Mapping[str, bytes],
         _tables: Sequence[TableImage] = (),
     ) -> TrialReport:

@@ -27,8 +27,8 @@ _CHANGING = (
     (re.compile(r"(passed in|passed its trial in) \d+\.\d+ s"), r"\1 <n> s"),
     (re.compile(r"(checks failed) \(\d+\.\d+ s\)"), r"\1 (<n> s)"),
     (
-        re.compile(r"\d+(?:\.\d+)? ms (?=in the trial)|(?<=migration )\d+\.\d+ ms|(?<=about )\d+\.\d+ ms"),
-        "<n> µs ",
+        re.compile(r"\d+(?:\.\d+)? ms(?= in the trial)|(?<=migration )\d+\.\d+ ms|(?<=about )\d+\.\d+ ms"),
+        "<n> µs",
     ),
     (re.compile(r"\b\d+ messages? waited"), "<n> messages waited"),
     (re.compile(r"\b(Python|runs) 3\.\d+(?:\.\d+)?"), r"\1 <version>"),
