@@ -61,11 +61,12 @@ def main() -> int:
     only = [int(number) for number in arguments.only.split(",")] if arguments.only else list(FIGURES)
     if unknown := set(only) - set(FIGURES):
         parser.error(f"there is no figure {min(unknown)}; there are {', '.join(map(str, FIGURES))}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    peers = install.Peers(arguments.out)
+    out = arguments.out.absolute()  # sides and Git work in other folders
+    out.mkdir(parents=True, exist_ok=True)
+    peers = install.Peers(out)
     peers.install(say)
-    run(arguments.out, peers, only, quick=arguments.quick, picture=not arguments.only)
-    sys.stdout.write((arguments.out / "bench.md").read_text(encoding="utf-8"))
+    run(out, peers, only, quick=arguments.quick, picture=not arguments.only)
+    sys.stdout.write((out / "bench.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -92,7 +92,7 @@ def _line(row: Row) -> str:
         aim += f" or {row.or_ours / UNITS[row.unit]:g} {row.unit}"
     verdict = {True: "reached", False: "**not reached**", None: ""}[row.reached]
     if row.missing:
-        verdict = f"not measured: {row.missing}"
+        verdict = f"not measured: {' '.join(row.missing.split())}"
     theirs = ["", "", ""] if row.theirs is None else _cells(row.theirs, row.unit)
     return (
         "| " + " | ".join([str(row.figure), *_cells(row.ours, row.unit), *theirs, ratio, aim, verdict]) + " |"

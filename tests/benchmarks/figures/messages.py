@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.harness import Bench, Found, Row, Side
+from collections.abc import Callable
+
+from tests.benchmarks.harness import Bench, Row, Side
+from tests.benchmarks.peers.answer import Measured
 
 LOOP = "uvloop"  # as a host runs; asyncio where it is not installed
 
@@ -59,51 +62,49 @@ def figure_08(bench: Bench) -> list[Row]:
 
 
 def figure_09(bench: Bench) -> list[Row]:
-    """A send, per message handled: many are sent, and an ask behind them is answered when all were handled."""
-    many, few = bench.size(10_000, 200), bench.size(2_000, 50)
+    """A send, per message handled: a batch is sent, and an ask behind it is answered when all of it was handled."""
+    batches = f"{bench.size(500, 50)} {bench.size(20, 2)}"
     found = bench.in_turn(
-        bench.size(15, 2),
+        bench.size(15, 1),
         {
-            "one": lambda: _messages(bench).measure(f"send {many}"),
-            "five": lambda: _messages(bench).measure(f"send5 {many}"),
-            "pykka": lambda: bench.peer("pykka").measure(f"send {few}"),
-            "erlang": lambda: _erlang(bench).measure(f"send {many}"),
-            "erlang5": lambda: _erlang(bench).measure(f"send5 {many}"),
+            "one": lambda: _messages(bench).measure(f"send {batches}"),
+            "five": lambda: _messages(bench).measure(f"send5 {batches}"),
+            "pykka": lambda: bench.peer("pykka").measure(f"send {batches}"),
+            "erlang": lambda: _erlang(bench).measure(f"send {batches}"),
+            "erlang5": lambda: _erlang(bench).measure(f"send5 {batches}"),
         },
     )
     one, five = found["one"].of("send", "send of one field"), found["five"].of("send", "send of five fields")
     return [
         Row(9, one, found["pykka"].of("send", "Pykka tell"), aim=0.3),
         Row(9, one, found["erlang"].of("send", "Erlang cast"), aim=2),
-        Row(9, five, found["erlang5"].of("send5", "Erlang cast, five fields"), aim=4),
+        Row(9, five, found["erlang5"].of("send", "Erlang cast, five fields"), aim=4),
     ]
 
 
 def figure_10(bench: Bench) -> list[Row]:
     """An event, per delivery handled, beside a send."""
-    deliveries = bench.size(10_000, 200)
-    counts = {1: 1.3, 10: 1.0, 100: 1.0}
+    deliveries, times = bench.size(2_000, 100), bench.size(8, 2)
+    aims = {1: 1.3, 10: 1.0, 100: 1.0}
 
-    def published(subscribers: int) -> Found:
-        return found[f"to{subscribers}"]
+    def publish(subscribers: int) -> Callable[[], Measured]:
+        return lambda: _messages(bench).measure(f"publish {subscribers} {deliveries // subscribers} {times}")
 
     found = bench.in_turn(
-        bench.size(15, 2),
+        bench.size(15, 1),
         {
-            "send": lambda: _messages(bench).measure(f"send {deliveries}"),
-            "to1": lambda: _messages(bench).measure(f"publish 1 {deliveries}"),
-            "to10": lambda: _messages(bench).measure(f"publish 10 {deliveries // 10}"),
-            "to100": lambda: _messages(bench).measure(f"publish 100 {deliveries // 100}"),
+            "send": lambda: _messages(bench).measure(f"send {deliveries} {times}"),
+            **{str(count): publish(count) for count in aims},
         },
     )
     return [
         Row(
             10,
-            published(count).of("publish", f"publish to {count}, per delivery"),
+            found[str(count)].of("publish", f"publish to {count}, per delivery"),
             found["send"].of("send", "send of one field"),
             aim=aim,
         )
-        for count, aim in counts.items()
+        for count, aim in aims.items()
     ]
 
 

@@ -36,7 +36,10 @@ def figure_18(bench: Bench) -> list[Row]:
     idle = bench.in_turn(bench.size(3, 1), {str(n): _messages(bench, f"memory {n}") for n in (0, FEW, many)})
     published = bench.in_turn(
         bench.size(9, 2),
-        {str(n): _messages(bench, f"publish {n} {bench.size(20_000, 200) // n}") for n in (FEW, many)},
+        {
+            str(n): _messages(bench, f"publish {n} {bench.size(2_000, 200) // n} {bench.size(10, 1)}")
+            for n in (FEW, many)
+        },
     )
     return [
         _per_module(started, "start", "start of a host, per module", many, "ms"),

@@ -29,6 +29,9 @@ FILL = 10_000  # records in one unit
 BEAT_NS = 100_000  # ten thousand a second
 DUE_NS = 1_000_000  # of a message of the picture
 PICTURE = 2_000  # messages
+SPAN_S = (
+    0.05  # that a client is watched around a swap, as in peers/bench.erl: a busy machine shows in both alike
+)
 
 KV = """
     from livetag import Module, Table, handles
@@ -173,19 +176,19 @@ class Swaps:
     async def swaps(self, load: str, count: int) -> Measured:
         """The pause of swaps that leave the state as it is, and the longest gap that a client sees.
 
-        `gap`: from the beginning of the transaction to 5 ms after its end; `whole`: until the version before is retired
-        and freed; `quiet`: in as long a time without a swap.
+        `gap`: from the beginning of the transaction, for as long as Erlang's client is watched, or to its end; `whole`: until
+        the version before is retired and freed; `quiet`: in as long a time without a swap.
         """
         client = Client(self._app, self._entries)
         found: dict[str, list[float]] = {name: [] for name in ("pause", "gap", "whole", "quiet")}
         client.begin(load)
         await asyncio.sleep(0.02)
         for _ in range(count):
+            await asyncio.sleep(random.uniform(0.001, 0.003))  # noqa: S311  # out of step with the client
             client.reset()
             began = perf_counter_ns()
-            await asyncio.sleep(random.uniform(0.001, 0.003))  # noqa: S311  # out of step with the client
             transaction, outcome = await self._transact(self._turn())
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(max(0.005, SPAN_S - (perf_counter_ns() - began) / 1e9))
             found["gap"].append(client.longest)
             remains = await transaction.retire(outcome)
             await asyncio.to_thread(_free, remains)

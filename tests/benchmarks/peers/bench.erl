@@ -2,6 +2,7 @@
 %% erl -noshell -pa DIR -run bench main DIR      (DIR/1/kv.beam and DIR/2/kv.beam are the two versions)
 -module(bench).
 -export([main/1, client/3]).
+-define(SPAN_MS, 50).
 
 main([Dir]) ->
     Code = [begin
@@ -40,10 +41,10 @@ measure(["state", Entries], Code) ->
     [{"entries", [list_to_integer(Entries)]}];
 measure(["ask", Count], _) ->
     [{"ask", [timed(fun() -> gen_server:call(kv, total) end) || _ <- lists:seq(1, list_to_integer(Count))]}];
-measure(["send", Count], _) ->
-    [{"send", casts({add, 1}, list_to_integer(Count))}];
-measure(["send5", Count], _) ->
-    [{"send5", casts({add, <<"key">>, 1, 2, 3, 4}, list_to_integer(Count))}];
+measure(["send", Count, Times], _) ->
+    [{"send", casts({add, 1}, list_to_integer(Count), list_to_integer(Times))}];
+measure(["send5", Count, Times], _) ->
+    [{"send", casts({add, <<"key">>, 1, 2, 3, 4}, list_to_integer(Count), list_to_integer(Times))}];
 measure(["swaps", How, Load, Count], Code) ->
     Client = spawn_link(?MODULE, client, [self(), list_to_atom(Load), get(entries)]),
     timer:sleep(20),
@@ -79,11 +80,9 @@ picture(Start, Number, Entries, Calls) ->
             picture(Start, Number + 1, Entries, [{Due, now_ns() - Due} | Calls])
     end.
 
-casts(Message, Count) ->
-    Began = now_ns(),
-    cast_all(Message, Count),
-    gen_server:call(kv, total, infinity),
-    [(now_ns() - Began) / Count].
+casts(Message, Count, Times) ->
+    [timed(fun() -> cast_all(Message, Count), gen_server:call(kv, total, infinity) end) / Count
+     || _ <- lists:seq(1, Times)].
 
 cast_all(_, 0) -> ok;
 cast_all(Message, N) -> gen_server:cast(kv, Message), cast_all(Message, N - 1).
@@ -91,13 +90,14 @@ cast_all(Message, N) -> gen_server:cast(kv, Message), cast_all(Message, N - 1).
 %% One upgrade under load: its pause, the longest gap that the client saw around it, and one in as long a time without.
 swap(How, Client, Code) ->
     tell(Client, reset),
-    timer:sleep(8),
+    timer:sleep(?SPAN_MS),
     Quiet = tell(Client, longest),
-    tell(Client, reset),
     timer:sleep(1 + rand:uniform(2)),
+    tell(Client, reset),
+    Began = now_ns(),
     {Pause, Version} = upgrade(How, Code),
     Version = gen_server:call(kv, version, infinity),
-    timer:sleep(5),
+    timer:sleep(max(5, ?SPAN_MS - (now_ns() - Began) div 1000000)),
     Gap = tell(Client, longest),
     code:purge(kv),
     timer:sleep(5),
