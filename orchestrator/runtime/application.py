@@ -28,6 +28,7 @@ from orchestrator.runtime.secrets import Secrets
 from orchestrator.runtime.threads import Threads
 from orchestrator.runtime.whose import TaskOwnership
 
+_Waits = tuple[ModuleProxy, Message, "asyncio.Future[None]"]  # an event that waits for room
 SLICE_S = 0.001  # what all pumps together, and asks answered at once, may use of one turn of the loop
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -171,13 +172,24 @@ class Application:
         """
         subscriptions = self.events.subscribers(topic)
         self.events.note(topic, "")
-        until = self.clock.now() + timeout_s
-        waits = []
+        waits: list[_Waits] = []
         for subscription in subscriptions:
             message = self.message(subscription.type, body, "")
             admitted = subscription.give(message, topic)
             if admitted is not None:
                 waits.append((subscription.proxy, message, admitted))
+        full = await self._room_for_all(waits, timeout_s) if waits else ()
+        for subscription in subscriptions:
+            if subscription.proxy.durable is not None:
+                await subscription.proxy.accepted()
+        if full:
+            had = len(subscriptions) - len(full)
+            raise MailboxFull(f"{' '.join(full)} {had} of {len(subscriptions)} subscriptions have the event.")
+        return len(subscriptions)
+
+    async def _room_for_all(self, waits: list[_Waits], timeout_s: float) -> Sequence[str]:
+        """Return when each of these was accepted or gave up; of those that gave up, why."""
+        until = self.clock.now() + timeout_s
         full = []
         try:
             while waits:
@@ -190,12 +202,7 @@ class Application:
             for proxy, message, admitted in waits:  # the caller was cancelled
                 admitted.cancel()
                 proxy.withdraw(message)
-        for proxy in {s.proxy for s in subscriptions if s.proxy.keeps}:
-            await proxy.accepted()
-        if full:
-            had = len(subscriptions) - len(full)
-            raise MailboxFull(f"{' '.join(full)} {had} of {len(subscriptions)} subscriptions have the event.")
-        return len(subscriptions)
+        return full
 
     async def give_again(self, letter: DeadLetter, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Send a dead letter once more, marked; it is a letter no more in the same write that accepts it.

@@ -29,14 +29,12 @@ class Clock(Protocol):
 class LoopClock:
     """The clock of the running event loop."""
 
-    __slots__ = ("_loop", "now")
+    __slots__ = ("_loop", "now", "wall")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
-
-    def wall(self) -> float:
-        return time.time()
+        self.wall: Callable[[], float] = time.time  # each message asks: no call of ours around it
 
     def call_at(self, when_s: float, callback: Callable[[], object]) -> Timer:
         return self._loop.call_at(when_s, callback)

@@ -153,10 +153,23 @@ def _fields(body_type: Any, body_names: list[str], names: list[str | None]) -> A
             return ()
 
         return nothing
-    get = operator.attrgetter(*body_names)
     if len(body_names) == 1:
-        return lambda message: (get(decode(message)),)
+        return _only_field(body_type, body_names[0])
+    get = operator.attrgetter(*body_names)
     return lambda message: get(decode(message))
+
+
+def _only_field(body_type: Any, name: str) -> Arguments:
+    """As above, of one field: most messages have one, and each call less is a tenth of what theirs costs."""
+    convert = msgspec.convert
+
+    def decode(message: Message) -> Any:
+        try:
+            return (getattr(convert({} if message.body is None else message.body, body_type), name),)
+        except msgspec.ValidationError as error:
+            raise Misfit(str(error)) from None
+
+    return decode
 
 
 def _mixed(body: Any, message: Message, names: list[str | None]) -> tuple[Any, ...]:

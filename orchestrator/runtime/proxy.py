@@ -243,7 +243,8 @@ class ModuleProxy:
         admitted = self.accept(message)
         if admitted is not None:
             await self.room_for(message, admitted, timeout_s, self.app.clock.now() + timeout_s)
-        await self.accepted()
+        if self.durable is not None:
+            await self.durable.accepted()
 
     def refuse(self) -> None:
         """Raises DurabilityLost if it is durable and the disk has failed."""
@@ -347,6 +348,10 @@ class ModuleProxy:
                     return result
             finally:
                 del handler  # who waits here, and who keeps what is raised, must not hold the version
+        return await self._ask_in_turn(message, timeout_s, sender)
+
+    async def _ask_in_turn(self, message: Message, timeout_s: float, sender: ModuleProxy | None) -> Any:
+        """Ask through the mailbox. Apart from `ask`, whose variables no inner function is to hold: that costs each call."""
         self.refuse()
         reply = message.reply = asyncio.get_running_loop().create_future()
         timer = self.app.clock.call_at(
