@@ -204,10 +204,19 @@ class Deployment:
         )
 
 
+def prepared(path: Path, make: Callable[[Deployment], object]) -> Deployment:
+    """A deployment that `make` has brought to where tests begin, its host stopped: to be copied for each (`like`)."""
+    with deployed(path) as made:
+        make(made)
+        wait_until(lambda: len(made.deployments()) == len(made.history()), "the history is written")
+        assert made.stop() == 0, made.said()
+    return made
+
+
 @contextmanager
-def deployed(path: Path, *, start: bool = True) -> Iterator[Deployment]:
+def deployed(path: Path, *, start: bool = True, like: Deployment | None = None) -> Iterator[Deployment]:
     """A deployment with its host running, unless `start` is False; nothing of it outlives the block."""
-    deployment = Deployment(path)
+    deployment = Deployment(path, like)
     try:
         if start:
             deployment.start()

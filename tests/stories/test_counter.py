@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.stories.deployment import Deployment, wait_until
+from tests.stories.deployment import Deployment, deployed, prepared, wait_until
 
 
 def counter(step: int) -> str:
@@ -43,13 +44,31 @@ UNFIT = (
 V1, V2 = "counter/v1.0.0", "counter/v1.1.0"
 
 
-@pytest.fixture
-def two_versions(deployment: Deployment) -> tuple[str, str]:
-    """The commit ids of 1.0.0, which has counted 1, and of 1.1.0, which serves and has counted 10 more."""
-    first = deployment.deploy(V1, counter=ONE)
+def counted(deployment: Deployment) -> None:
+    """Bring 1.0.0, which counts 1, and then 1.1.0, which counts 10 more."""
+    deployment.deploy(V1, counter=ONE)
     assert deployment.ask("counter", "tick") == 1
-    second = deployment.deploy(V2, counter=TEN)
+    deployment.deploy(V2, counter=TEN)
     assert deployment.ask("counter", "tick") == 11
+
+
+@pytest.fixture(scope="module")
+def with_both(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """To be copied."""
+    return prepared(tmp_path_factory.mktemp("both"), counted)
+
+
+@pytest.fixture
+def two(with_both: Deployment, tmp_path: Path) -> Iterator[Deployment]:
+    """1.1.0 serves, after 1.0.0; it has counted 11."""
+    with deployed(tmp_path, like=with_both) as made:
+        yield made
+
+
+@pytest.fixture
+def two_versions(two: Deployment) -> tuple[str, str]:
+    """The commit ids of 1.0.0 and of 1.1.0."""
+    first, second = (two.work.git("rev-parse", f"{tag}^{{commit}}") for tag in (V1, V2))
     return first, second
 
 
@@ -157,53 +176,51 @@ def test_retry_after_a_failed_push_makes_room_for_the_same_push(
 
 
 def test_retry_of_what_a_higher_tag_keeps_from_service_says_that_it_is_out_of_quarantine(
-    deployment: Deployment, two_versions: tuple[str, str]
+    two: Deployment, two_versions: tuple[str, str]
 ) -> None:
-    assert deployment.livetag("rollback", "--reason", "by mistake").returncode == 0
-    retried = deployment.livetag("retry", V2)
+    assert two.livetag("rollback", "--reason", "by mistake").returncode == 0
+    retried = two.livetag("retry", V2)
     assert retried.returncode == 0, retried.stderr
     assert f"commit {two_versions[1][:12]} is out of quarantine; not deployed: " in retried.stdout
-    assert deployment.status()["quarantine"] == []
+    assert two.status()["quarantine"] == []
 
 
-def test_a_moved_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:
+def test_a_moved_tag_goes_back(two: Deployment, two_versions: tuple[str, str]) -> None:
     first, second = two_versions
-    deployment.work.tag(V2, first, force=True)
+    two.work.tag(V2, first, force=True)
 
-    pushed = deployment.push(V2, force=True)
+    pushed = two.push(V2, force=True)
 
     assert pushed.returncode == 0, pushed.stderr
-    assert deployment.ask("counter", "tick") == 12
-    row = deployment.status()["modules"]["counter"]
+    assert two.ask("counter", "tick") == 12
+    row = two.status()["modules"]["counter"]
     assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", V2, first)
-    assert_told(deployment, first, second)
+    assert_told(two, first, second)
 
 
-def test_a_higher_tag_on_the_old_commit_goes_back(
-    deployment: Deployment, two_versions: tuple[str, str]
-) -> None:
+def test_a_higher_tag_on_the_old_commit_goes_back(two: Deployment, two_versions: tuple[str, str]) -> None:
     first, second = two_versions
-    deployment.work.tag("counter/v1.1.1", first, annotate="1.1.0 counts too fast")
+    two.work.tag("counter/v1.1.1", first, annotate="1.1.0 counts too fast")
 
-    pushed = deployment.push("counter/v1.1.1")
+    pushed = two.push("counter/v1.1.1")
 
     assert pushed.returncode == 0, pushed.stderr
-    assert deployment.ask("counter", "tick") == 12
-    row = deployment.status()["modules"]["counter"]
+    assert two.ask("counter", "tick") == 12
+    row = two.status()["modules"]["counter"]
     assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", "counter/v1.1.1", first)
-    assert_told(deployment, first, second)
+    assert_told(two, first, second)
 
 
-def test_a_deleted_bad_tag_goes_back(deployment: Deployment, two_versions: tuple[str, str]) -> None:
+def test_a_deleted_bad_tag_goes_back(two: Deployment, two_versions: tuple[str, str]) -> None:
     first, second = two_versions
 
-    pushed = deployment.push(f":{V2}")
+    pushed = two.push(f":{V2}")
 
     assert pushed.returncode == 0, pushed.stderr
-    assert deployment.ask("counter", "tick") == 12
-    row = deployment.status()["modules"]["counter"]
+    assert two.ask("counter", "tick") == 12
+    row = two.status()["modules"]["counter"]
     assert (row["version"], row["tag"], row["commit"]) == ("1.0.0", V1, first)
-    assert_told(deployment, first, second)
+    assert_told(two, first, second)
 
 
 def test_the_last_tag_deleted_unloads_nothing(deployment: Deployment) -> None:
@@ -216,28 +233,28 @@ def test_the_last_tag_deleted_unloads_nothing(deployment: Deployment) -> None:
 
 
 def test_a_rollback_command_writes_a_tag_and_keeps_the_state(
-    deployment: Deployment, two_versions: tuple[str, str]
+    two: Deployment, two_versions: tuple[str, str]
 ) -> None:
     first, second = two_versions
 
-    unexplained = deployment.livetag("rollback", "counter")
+    unexplained = two.livetag("rollback", "counter")
     assert unexplained.returncode != 0
     assert "reason" in unexplained.stderr
-    done = deployment.livetag("rollback", "counter", "--reason", "counts too fast")
+    done = two.livetag("rollback", "counter", "--reason", "counts too fast")
 
     assert done.returncode == 0, done.stderr
-    assert deployment.ask("counter", "tick") == 12
-    assert deployment.git("rev-parse", "counter/v1.1.1^{commit}") == first
-    assert "counts too fast" in deployment.git("cat-file", "tag", "counter/v1.1.1")
-    assert [(q["commit"], "counts too fast" in q["reason"]) for q in deployment.status()["quarantine"]] == [
+    assert two.ask("counter", "tick") == 12
+    assert two.git("rev-parse", "counter/v1.1.1^{commit}") == first
+    assert "counts too fast" in two.git("cat-file", "tag", "counter/v1.1.1")
+    assert [(q["commit"], "counts too fast" in q["reason"]) for q in two.status()["quarantine"]] == [
         (second, True)
     ]
-    assert_told(deployment, first, second)
+    assert_told(two, first, second)
 
 
-def assert_told(deployment: Deployment, first: str, second: str) -> None:
+def assert_told(two: Deployment, first: str, second: str) -> None:
     """`git log` tells that 1.0.0 came, 1.1.0 replaced it, and 1.0.0 came back."""
-    log = deployment.deployments()
+    log = two.deployments()
     assert [(e["Module"], e["From"], e["To"], e["Release-Commit"], e["Outcome"]) for e in log] == [
         (["counter"], ["none"], ["1.0.0"], [first], ["committed"]),
         (["counter"], ["1.0.0"], ["1.1.0"], [second], ["committed"]),
@@ -247,43 +264,43 @@ def assert_told(deployment: Deployment, first: str, second: str) -> None:
     assert all(int(value) >= 0 for entry in log for value in entry["Held-Messages"])
     seqs = [int(value) for entry in log for value in entry["Journal-Seq"]]
     assert seqs == sorted(set(seqs))
-    assert deployment.git("log", "-1", "--format=%H", "refs/live/counter") == first
-    moves = deployment.git("log", "--walk-reflogs", "--format=%H", "refs/live/counter").split()
+    assert two.git("log", "-1", "--format=%H", "refs/live/counter") == first
+    moves = two.git("log", "--walk-reflogs", "--format=%H", "refs/live/counter").split()
     assert moves == [first, second, first]
-    assert deployment.git("diff", "refs/live/counter", V1, "--", "modules/counter") == ""
-    assert deployment.git("diff", "--name-only", "refs/live/counter", second) == "modules/counter/__init__.py"
+    assert two.git("diff", "refs/live/counter", V1, "--", "modules/counter") == ""
+    assert two.git("diff", "--name-only", "refs/live/counter", second) == "modules/counter/__init__.py"
 
 
 def test_a_local_tag_in_the_store_is_seen_by_the_monitor(
-    deployment: Deployment, two_versions: tuple[str, str]
+    two: Deployment, two_versions: tuple[str, str]
 ) -> None:
     first, second = two_versions
-    deployment.git("tag", "counter/v1.2.0", first)
-    wait_until(lambda: deployment.version() == "1.0.0", "the higher tag on the old commit is live")
-    deployment.git("tag", "-f", "counter/v1.2.0", second)
-    wait_until(lambda: deployment.version() == "1.1.0", "the moved tag is live")
-    deployment.git("tag", "-d", "counter/v1.2.0", V2)
-    wait_until(lambda: deployment.version() == "1.0.0", "the deleted tags are gone")
-    assert deployment.ask("counter", "tick") == 12
+    two.git("tag", "counter/v1.2.0", first)
+    wait_until(lambda: two.version() == "1.0.0", "the higher tag on the old commit is live")
+    two.git("tag", "-f", "counter/v1.2.0", second)
+    wait_until(lambda: two.version() == "1.1.0", "the moved tag is live")
+    two.git("tag", "-d", "counter/v1.2.0", V2)
+    wait_until(lambda: two.version() == "1.0.0", "the deleted tags are gone")
+    assert two.ask("counter", "tick") == 12
 
 
 def test_packing_and_collecting_the_store_disturbs_nothing(
-    deployment: Deployment, two_versions: tuple[str, str]
+    two: Deployment, two_versions: tuple[str, str]
 ) -> None:
     first, _second = two_versions
-    before = deployment.history()
-    deployment.git("pack-refs", "--all", "--prune")
-    deployment.git("reflog", "expire", "--expire=now", "--all")
-    deployment.git("gc", "--quiet", "--prune=now")
+    before = two.history()
+    two.git("pack-refs", "--all", "--prune")
+    two.git("reflog", "expire", "--expire=now", "--all")
+    two.git("gc", "--quiet", "--prune=now")
     for tag in (V1, V2):
-        assert deployment.call("deploy", tag=tag)["tags"][0]["verdict"] in {"live", "recorded"}
-    assert deployment.ask("counter", "tick") == 21
-    assert deployment.history() == before
+        assert two.call("deploy", tag=tag)["tags"][0]["verdict"] in {"live", "recorded"}
+    assert two.ask("counter", "tick") == 21
+    assert two.history() == before
 
     # and the way back is still there, though it is now only in a pack
-    deployment.work.tag("counter/v1.1.1", first)
-    assert deployment.push("counter/v1.1.1").returncode == 0
-    assert deployment.ask("counter", "tick") == 22
+    two.work.tag("counter/v1.1.1", first)
+    assert two.push("counter/v1.1.1").returncode == 0
+    assert two.ask("counter", "tick") == 22
 
 
 def test_a_pre_release_is_recorded_and_goes_live_only_where_they_are_wanted(deployment: Deployment) -> None:

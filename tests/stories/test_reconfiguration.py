@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from orchestrator.control.client import HostRefused
-from tests.stories.deployment import Deployment, Facts, wait_until
+from tests.stories.deployment import Deployment, Facts, deployed, prepared, wait_until
 
 WHY = "--reason", "spring cleaning"
 
@@ -59,13 +61,33 @@ def row(deployment: Deployment, module: str = "counter") -> Facts:
     return dict(deployment.status()["modules"][module])
 
 
+@pytest.fixture(scope="module")
+def with_counter(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Counter 1.0.0 has gone live; to be copied."""
+    return prepared(
+        tmp_path_factory.mktemp("one"), lambda made: made.deploy("counter/v1.0.0", counter=counter(1))
+    )
+
+
+@pytest.fixture
+def deployment(with_counter: Deployment, tmp_path: Path) -> Iterator[Deployment]:
+    """Counter 1.0.0 serves."""
+    with deployed(tmp_path, like=with_counter) as made:
+        yield made
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Deployment]:
+    """Nothing serves."""
+    with deployed(tmp_path) as made:
+        yield made
+
+
 def two_versions(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     deployment.deploy("counter/v1.1.0", counter=counter(10))
 
 
 def test_a_disabled_module_waits_with_its_messages_and_tells_its_senders_why(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     assert deployment.ask("counter", "tick") == 1
 
     said = do(deployment, "disable", "counter", *WHY)
@@ -103,7 +125,6 @@ def test_a_disabled_module_waits_with_its_messages_and_tells_its_senders_why(dep
 
 
 def test_a_new_release_ends_what_was_done_by_hand(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     do(deployment, "disable", "counter", *WHY)
     plan = json.loads(do(deployment, "plan", "--json"))
     assert [(d["module"], d["what"], d["ends"]) for d in plan["drift"]] == [("counter", "disabled", None)]
@@ -122,7 +143,6 @@ def test_a_new_release_ends_what_was_done_by_hand(deployment: Deployment) -> Non
 def test_a_push_that_ends_a_binding_says_so_in_its_plan_its_outcome_and_the_history(
     deployment: Deployment,
 ) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     do(deployment, "bind", "total", "counter", *WHY)
     deployment.write("counter", counter(10))
     deployment.release("counter/v1.1.0")
@@ -187,35 +207,34 @@ def test_another_version_is_swapped_in_for_one_module_and_a_failing_one_changes_
 
 
 def test_a_command_that_fails_leaves_everything_as_it_was_and_quarantines_nothing(
-    deployment: Deployment,
+    empty: Deployment,
 ) -> None:
-    deployment.deploy("counter/v0.8.0", counter=counter(5))
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
+    empty.deploy("counter/v0.8.0", counter=counter(5))
+    empty.deploy("counter/v1.0.0", counter=counter(1))
     unfit = (
         counter(5)
         + "\n            async def prepare(self):\n                raise RuntimeError('out of tune')\n"
     )
-    deployment.write("counter", unfit)
-    deployment.release("counter/v0.9.0")
-    assert deployment.push("main", "counter/v0.9.0").returncode == 0, "a lower version is only recorded"
-    do(deployment, "disable", "counter", *WHY)
-    do(deployment, "swap", "counter", "0.8.0", *WHY)
+    empty.write("counter", unfit)
+    empty.release("counter/v0.9.0")
+    assert empty.push("main", "counter/v0.9.0").returncode == 0, "a lower version is only recorded"
+    do(empty, "disable", "counter", *WHY)
+    do(empty, "swap", "counter", "0.8.0", *WHY)
 
-    why = refused(deployment, "swap", "counter", "0.9.0", *WHY)
+    why = refused(empty, "swap", "counter", "0.9.0", *WHY)
 
     assert "livetag swap counter 0.9.0 was not done" in why
     assert "out of tune" in why
     assert "counter 0.8.0 serves on" in why
-    assert (row(deployment)["state"], deployment.version()) == ("disabled", "0.8.0")
-    assert sorted(row(deployment)["drift"]["what"].split(", ")) == ["disabled", "swapped to 0.8.0"]
-    assert deployment.status()["quarantine"] == []
-    assert deployment.history()[0]["outcome"] == "rolled_back"
-    do(deployment, "enable", "counter", *WHY)
-    assert deployment.ask("counter", "tick") == 5
+    assert (row(empty)["state"], empty.version()) == ("disabled", "0.8.0")
+    assert sorted(row(empty)["drift"]["what"].split(", ")) == ["disabled", "swapped to 0.8.0"]
+    assert empty.status()["quarantine"] == []
+    assert empty.history()[0]["outcome"] == "rolled_back"
+    do(empty, "enable", "counter", *WHY)
+    assert empty.ask("counter", "tick") == 5
 
 
 def test_a_module_is_unloaded_with_its_state_kept_and_loaded_again(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     deployment.deploy("bell/v1.0.0", bell=counter(1))
     assert deployment.ask("counter", "tick") == 1
 
@@ -267,31 +286,30 @@ def test_a_second_module_is_loaded_from_a_package_and_moves_with_it(deployment: 
     assert "is loaded already" in refused(deployment, "load", "counter", "--version", "1.0.0", *WHY)
 
 
-def test_a_name_moves_between_modules_and_is_taken_away(deployment: Deployment) -> None:
-    deployment.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
-    deployment.deploy("app/v1.0.0", left=counter(1), right=counter(1))
-    assert deployment.ask("front", "tick") == 1
+def test_a_name_moves_between_modules_and_is_taken_away(empty: Deployment) -> None:
+    empty.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
+    empty.deploy("app/v1.0.0", left=counter(1), right=counter(1))
+    assert empty.ask("front", "tick") == 1
 
-    said = do(deployment, "bind", "front", "right", *WHY)
+    said = do(empty, "bind", "front", "right", *WHY)
 
     assert "right 1.0.0 bound to front" in said
     assert "left 1.0.0 no longer bound to front" in said
-    assert [deployment.ask("front", "tick"), deployment.ask("right", "tick")] == [1, 2]
-    assert "stays with it" in refused(deployment, "bind", "left", "right", *WHY)
-    assert "own name" in refused(deployment, "unbind", "left", *WHY)
-    deployment.stop()
-    deployment.start()
-    assert deployment.ask("front", "tick") == 3
-    do(deployment, "unbind", "front", *WHY)
+    assert [empty.ask("front", "tick"), empty.ask("right", "tick")] == [1, 2]
+    assert "stays with it" in refused(empty, "bind", "left", "right", *WHY)
+    assert "own name" in refused(empty, "unbind", "left", *WHY)
+    empty.stop()
+    empty.start()
+    assert empty.ask("front", "tick") == 3
+    do(empty, "unbind", "front", *WHY)
     with pytest.raises(HostRefused, match="No module is bound to 'front'"):
-        deployment.ask("front", "tick")
-    do(deployment, "bind", "front", "left", *WHY)
-    assert deployment.ask("front", "tick") == 2
-    assert [row(deployment, m)["drift"] for m in ("left", "right")] == [None, None], "as app.toml has it"
+        empty.ask("front", "tick")
+    do(empty, "bind", "front", "left", *WHY)
+    assert empty.ask("front", "tick") == 2
+    assert [row(empty, m)["drift"] for m in ("left", "right")] == [None, None], "as app.toml has it"
 
 
 def test_nothing_goes_live_on_its_own_while_it_is_held(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     assert "livetag unhold ends that" in do(deployment, "hold", "--reason", "release freeze")
 
     deployment.write("counter", counter(10))
@@ -321,7 +339,6 @@ def test_nothing_goes_live_on_its_own_while_it_is_held(deployment: Deployment) -
 
 
 def test_a_hold_of_one_module_keeps_no_other(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     do(deployment, "hold", "counter", *WHY)
     deployment.deploy("bell/v1.0.0", bell=counter(1))
     deployment.write("counter", counter(10))
@@ -334,7 +351,6 @@ def test_a_hold_of_one_module_keeps_no_other(deployment: Deployment) -> None:
 
 
 def test_where_nobody_can_be_asked_a_reason_is_required(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     done = deployment.livetag("disable", "counter")
     assert done.returncode == 2
     assert "needs --reason" in done.stderr
@@ -363,44 +379,40 @@ def test_what_was_done_by_hand_is_rolled_back_as_any_transaction(deployment: Dep
 
 
 def test_a_composition_is_rolled_back_whole_and_what_it_removed_returns_with_its_state(
-    deployment: Deployment,
+    empty: Deployment,
 ) -> None:
-    deployment.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
-    deployment.deploy("app/v1.0.0", "left/v1.0.0", "right/v1.0.0", left=counter(1), right=counter(1))
-    deployment.deploy("extra/v1.0.0", extra=counter(100))
-    assert [deployment.ask(name, "tick") for name in ("left", "right")] == [1, 1]
-    deployment.work.write(
-        "app.toml", '[modules.right]\nalso = ["front"]\nconfig = { n = 1 }\n[modules.extra]\n'
-    )
-    deployment.deploy("app/v1.1.0")
-    assert (set(deployment.status()["modules"]), deployment.ask("front", "tick")) == ({"right", "extra"}, 2)
-    assert len(deployment.history()) == 2, "all that the composition changed was one transaction"
+    empty.work.write("app.toml", '[modules.left]\nalso = ["front"]\n[modules.right]\n')
+    empty.deploy("app/v1.0.0", "left/v1.0.0", "right/v1.0.0", left=counter(1), right=counter(1))
+    empty.deploy("extra/v1.0.0", extra=counter(100))
+    assert [empty.ask(name, "tick") for name in ("left", "right")] == [1, 1]
+    empty.work.write("app.toml", '[modules.right]\nalso = ["front"]\nconfig = { n = 1 }\n[modules.extra]\n')
+    empty.deploy("app/v1.1.0")
+    assert (set(empty.status()["modules"]), empty.ask("front", "tick")) == ({"right", "extra"}, 2)
+    assert len(empty.history()) == 2, "all that the composition changed was one transaction"
 
-    preview = do(deployment, "rollback", "--dry-run")
+    preview = do(empty, "rollback", "--dry-run")
     assert "left 1.0.0 added" in preview
     assert "extra 1.0.0 removed" in preview
-    done = do(deployment, "rollback", "--reason", "left is needed")
+    done = do(empty, "rollback", "--reason", "left is needed")
 
     assert "app/v1.1.1" in done
-    assert set(deployment.status()["modules"]) == {"left", "right"}
-    assert [deployment.ask(name, "tick") for name in ("front", "left", "right")] == [2, 3, 3]
-    assert "app/v1.1.1" in deployment.tags()
-    assert deployment.history()[1]["outcome"] == "reverted"
-    assert deployment.status()["quarantine"][0]["module"] == "app"
-    deployment.stop()
-    deployment.start()
-    assert set(deployment.status()["modules"]) == {"left", "right"}
+    assert set(empty.status()["modules"]) == {"left", "right"}
+    assert [empty.ask(name, "tick") for name in ("front", "left", "right")] == [2, 3, 3]
+    assert "app/v1.1.1" in empty.tags()
+    assert empty.history()[1]["outcome"] == "reverted"
+    assert empty.status()["quarantine"][0]["module"] == "app"
+    empty.stop()
+    empty.start()
+    assert set(empty.status()["modules"]) == {"left", "right"}
 
 
 def test_the_first_composition_says_how_to_be_rid_of_it(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     deployment.work.write("app.toml", "[modules.counter]\nconfig = { n = 1 }\n")
     deployment.deploy("app/v1.0.0")
     assert "git push live :app/v1.0.0" in refused(deployment, "rollback", "--reason", "x")
 
 
 def test_numbered_messages_flow_through_every_command_and_none_is_lost(deployment: Deployment) -> None:
-    deployment.deploy("counter/v1.0.0", counter=counter(1))
     deployment.deploy("counter/v1.1.0", counter=counter(10))
     do(deployment, "bind", "front", "counter", *WHY)
     do(deployment, "load", "second", "--package", "counter", *WHY)
