@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ from orchestrator.upgrade.records import (
     Planned,
     Prepared,
     Quarantined,
+    TagMoved,
 )
 
 
@@ -49,6 +54,39 @@ def test_the_history_of_a_transaction_stays_the_same_when_it_is_put_back(tmp_pat
             await asyncio.to_thread(journal.close)
 
     asyncio.run(story())
+
+
+def test_a_long_journal_costs_a_running_host_no_memory(tmp_path: Path) -> None:
+    """What a record says is in the ledger, where a newer one takes its place; neither what came nor what was read is kept."""
+    ids = [f"{n:040x}" for n in range(2_001)]
+    moves: list[Fact] = [
+        TagMoved("a/v1.0.0", now, now, before, before, "ann") for before, now in pairwise(ids)
+    ]
+
+    def kept(does: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            _there = does()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    book = Book(Journal.open(tmp_path / "journal.db", time.time))
+    book.write_together(moves[:10])
+
+    def write() -> None:
+        book.write_together(moves)
+        book.write_now(moves[0])  # the writer has let go of the batch before
+
+    assert kept(write) < 200_000, "of 6 MB that went through it"
+    assert len(book.journal.records()) == 2_011, "read anew"
+    book.journal.close()
+    books: list[Book] = []
+    assert kept(lambda: books.append(Book(Journal.open(tmp_path / "journal.db", time.time)))) < 200_000, (
+        "of what a start has read"
+    )
+    books[0].journal.close()
 
 
 def test_a_disk_that_does_not_answer_fails_every_wait_and_moves_no_ledger(

@@ -38,11 +38,11 @@ from orchestrator.upgrade.journal_file import (
     file_identity,
     make_line,
     open_file,
+    read_again,
     read_images,
-    read_records,
     read_stored,
     same_file,
-    saved_images,
+    still_saved,
     write_lines,
 )
 from orchestrator.upgrade.journal_writer import Writer, WriterThread
@@ -73,7 +73,7 @@ class SqliteFile:
         self._identity = file_identity(path)
 
     def records(self) -> list[Record]:
-        return read_records(self.connection, self._path)
+        return read_again(self._path)  # its own connection: the other one is the writer's
 
     def write(self, lines: Sequence[Line], head: tuple[int, bytes], writes: Sequence[Write] = ()) -> None:
         if not same_file(self._path, self._identity):
@@ -169,8 +169,11 @@ class Journal:
         self._file = file
         self._clock = clock
         self._write_timeout_s = write_timeout_s
-        self._durable = file.records()
-        last = self._durable[-1] if self._durable else None
+        #: What was read to verify it, for the one who folds it, and then no more: the ledger keeps what is needed.
+        self._read: list[Record] | None = file.records()
+        self._saved: dict[str, int] = {}  # images: module → seq of its ImageSaved
+        still_saved(self._saved, self._read)
+        last = self._read[-1] if self._read else None
         self._tail = (last.seq, last.digest) if last else (0, GENESIS)  # of what was appended
         self._head = self._tail  # of what is on disk
         self._lock = threading.Lock()  # held for a few instructions only, never over a write
@@ -195,9 +198,10 @@ class Journal:
             raise
 
     def records(self) -> list[Record]:
-        """Return what is on disk now, oldest first."""
+        """Return what is on disk now, oldest first; read anew but for the first time. Raises JournalCorrupt, JournalFailed."""
         with self._lock:
-            return list(self._durable)
+            found, self._read = self._read, None
+        return self._file.records() if found is None else found
 
     @property
     def failed(self) -> str | None:
@@ -291,7 +295,9 @@ class Journal:
 
     def load_images(self) -> dict[str, ModuleImage]:
         """Return the images not used yet, by module; raises JournalCorrupt if one is not as it was saved."""
-        return self._file.images(saved_images(self.records()))
+        with self._lock:
+            saved = dict(self._saved)
+        return self._file.images(saved)
 
     def close(self) -> None:
         """Write what waits, then let go of the file. Safe to call twice, and after a failure."""
@@ -330,7 +336,8 @@ class Journal:
             last = lines[-1].record
             self._head = (last.seq, last.digest)
             with self._lock:
-                self._durable.extend(line.record for line in lines)
+                self._read = None
+                still_saved(self._saved, [line.record for line in lines])
         _tell_all(batch, None)
         number = max(item.number for item in batch)
         if number:

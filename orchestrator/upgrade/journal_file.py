@@ -188,6 +188,12 @@ def read_records(connection: sqlite3.Connection, path: Path) -> list[Record]:
     return records
 
 
+def read_again(path: Path) -> list[Record]:
+    """Return every record of a journal that may be written to meanwhile. Raises JournalCorrupt, JournalFailed."""
+    with _explained(path), reading(path) as connection:
+        return read_records(connection, path)
+
+
 def _verified(rows: Iterable[tuple[object, object, object, object]], path: Path) -> Iterator[Record]:
     previous = GENESIS
     for expected, (seq, at, data, digest) in enumerate(rows, start=1):
@@ -264,7 +270,11 @@ def _image_row(image: ModuleImage) -> tuple[str, int, bytes, bytes]:
 
 def saved_images(records: Iterable[Record]) -> dict[str, int]:
     """Module → seq of the ImageSaved whose state of it was not used yet."""
-    saved: dict[str, int] = {}
+    return still_saved({}, records)
+
+
+def still_saved(saved: dict[str, int], records: Iterable[Record]) -> dict[str, int]:
+    """Bring what `saved_images` returned up to these further records; returns it."""
     for record in records:
         if isinstance(record.fact, ImageSaved):
             saved.update(dict.fromkeys(record.fact.modules, record.seq))

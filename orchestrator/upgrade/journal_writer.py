@@ -43,5 +43,6 @@ class WriterThread:
                 batch, last = self._journal.take_batch()
                 if batch:
                     self._journal.write_batch(batch)
+                del batch  # the next may come in hours, and this one may be the state of all modules
         finally:
             self._journal.close_file()
