@@ -232,6 +232,8 @@ def _judge(ending: Ending, request: Request, label: str) -> Report:
         if ending.report.failed is None:
             return ending.report
         raise _release(ending, label, ending.report.failed)
+    if ending.crowd:
+        raise _release(ending, label, f"{_call(ending)} had {ending.crowd}")
     if ending.late_s is not None:
         limit = limit_name(ending.step, request.limits)
         what = f"{_call(ending)} did not end within {limit} = {ending.late_s:g} s{_at(ending, request)}"

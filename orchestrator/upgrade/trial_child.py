@@ -12,12 +12,12 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from orchestrator.upgrade import trial_worker
+from orchestrator.upgrade.trial_crowd import Crowd, below
 from orchestrator.upgrade.trial_protocol import LOADING, Report, Request
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -30,13 +30,14 @@ _REPORT: msgspec.json.Decoder[Report | str] = msgspec.json.Decoder(Report | str)
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How the worker ended: with a `report`, `late`, `stopped` on request, or dead with a wait `status`."""
+    """How the worker ended: with a `report`, `late`, `stopped` on request, dead with a wait `status`, or for its `crowd`."""
 
     step: str
     report: Report | None = None
     late_s: float | None = None
     stopped: bool = False
     status: int | None = None
+    crowd: str = ""
     stack: str = ""
     output: str = ""
 
@@ -75,6 +76,7 @@ class Keeper:
         self._answer_read, answer_write = os.pipe()
         self._output_read, output_write = os.pipe()
         self._started = time.monotonic()
+        self._crowd = Crowd(request.limits.memory_mb)
         self._worker = os.fork()
         if self._worker == 0:
             os.close(self._answer_read)
@@ -110,6 +112,9 @@ class Keeper:
             if pid:
                 self._drain()  # what it said between our last look and its end
                 return Ending(self._step, self._report, status=status)
+            if crowd := self._crowd.too_much():
+                self._crowd.stop()
+                return Ending(self._step, crowd=crowd)
             if time.monotonic() - self._started > self._limit_s():
                 self._ask_for_stack()
                 return Ending(self._step, late_s=self._limit_s())
@@ -161,9 +166,8 @@ class Keeper:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._worker, signal.SIGKILL)
             if time.monotonic() > began + ALONE_S:  # there are more, perhaps in groups of their own
-                for pid in children_of(os.getpid()):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                self._crowd.stop()
+                self._crowd.kill()
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
@@ -183,11 +187,4 @@ def _read_all(pipe: int) -> bytes:
 
 def children_of(parent: int) -> list[int]:
     """Return the process ids whose parent is `parent` now, from /proc."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
-                if int(stat.rpartition(")")[2].split()[1]) == parent:
-                    found.append(int(folder.name))
-    return found
+    return [each.pid for each in below(parent) if each.parent == parent]

@@ -1,15 +1,18 @@
 """What the trial process lays on itself before it runs author code: limits, no streams, a trace of how it died."""
 
+import contextlib
 import ctypes
 import faulthandler
 import math
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import NoReturn
 
 from orchestrator.upgrade.trial_protocol import ChildLimits
 
+OOM = Path("/proc/self/oom_score_adj")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,6 +29,10 @@ def confine(limits: ChildLimits, output: int) -> None:
     cpu_s = math.ceil(limits.time_s) * (os.cpu_count() or 1) + 5
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        OOM.write_text(
+            "1000", encoding="ascii"
+        )  # a machine short of memory ends a trial, and never the host for it
 
 
 def watch_faults(faults: int) -> None:
