@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runtime.application import Application
+from orchestrator.upgrade import retries
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.image import take_image
@@ -218,6 +219,53 @@ def test_a_history_that_git_did_not_take_is_tried_again_though_nobody_asks_for_a
             assert len(store.deployments()) == 1
 
     asyncio.run(life())
+
+
+def test_a_failure_of_the_moment_that_stays_is_quarantined_after_its_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DELAYS_S", (0.0, 0.01, 0.02))
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            await scene.app.send("a", "wait_for", {"file": str(tmp_path / "end")})
+            scene.release("a/v1.1.0", modules=["a"], toml="[limits]\ndrain_s = 0.01\n")
+            await scene.look()
+            await until(lambda: scene.book.ledger.quarantine, 20.0)
+            tries = list(scene.book.ledger.transactions.values())[1:]
+            assert [view.outcome for view in tries] == ["rolled_back"] * 4
+            [held] = scene.book.ledger.quarantine.values()
+            assert held.tag == "a/v1.1.0"
+            assert "no boundary between two units" in held.reason
+            (tmp_path / "end").touch()  # it would go now
+            await scene.look()
+            assert len(scene.transactions()) == 5
+            assert scene.book.ledger.table["a"].version == "1.0.0"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("fails", ["in its trial", "before it"])
+def test_after_a_bad_release_the_next_lower_one_goes_live_in_the_same_look(
+    tmp_path: Path, fails: str
+) -> None:
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            scene.release("a/v1.1.0", modules=["a"], toml='description = "another"\n')
+            toml = '[requires]\npython = ">=4"\n' if fails == "before it" else 'entry = "a:Nobody"\n'
+            scene.release("a/v1.2.0", modules=["a"], toml=toml)
+            await scene.look()
+            assert {q.tag for q in scene.book.ledger.quarantine.values()} == {"a/v1.2.0"}
+            assert scene.book.ledger.table["a"].version == "1.1.0"
+
+    asyncio.run(story())
 
 
 def test_refs_count_only_if_nobody_touched_them_while_they_were_read(tmp_path: Path) -> None:

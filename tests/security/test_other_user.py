@@ -118,7 +118,7 @@ def test_a_member_of_the_control_group_is_who_the_kernel_says_and_bound_by_the_l
         for op in ("deploy", "retry"):
             said = as_nobody(partial(call, shared.place.socket, op, tag="counter/v1.0.0"))
             assert "os:nobody may not release counter here" in said["error"], said
-        shared.write("counter", CODE + "# more\n")
+        shared.write("counter", CODE + "    # more\n")
         commit_id = shared.release("counter/v1.1.0")
         shared.call("hold", name="counter", who="ada", reason="freeze")
         shared.git("fetch", "-q", str(shared.work.path), "+refs/tags/*:refs/theirs/*")
@@ -131,6 +131,9 @@ def test_a_member_of_the_control_group_is_who_the_kernel_says_and_bound_by_the_l
         shared.call("unhold", name="counter", who="ada", reason="over")
         shared.call("deploy", tag="counter/v1.1.0")
         assert shared.history()[0]["who"] == "nobody"
+        said = as_nobody(partial(call, shared.place.socket, "rollback", module="counter", reason="so"))
+        assert "os:nobody may not release counter here" in said["error"], said
+        assert shared.version() == "1.1.0"
     finally:
         shared.path.chmod(0o700)
 

@@ -49,6 +49,7 @@ class Deployment:
         self.work: GitRepo = GitRepo(path / "work", self.place.store if like is None else None)
         if like is not None:
             self.work.git("remote", "set-url", "live", str(self.place.store))
+        self.before: tuple[str, ...] = ()  # a command that runs the host and the command line
         self.env: dict[str, str] = {}  # beside the clean environment, for the host and for a push
         self.log = path / "host.log"
         self.host: subprocess.Popen[bytes] | None = None
@@ -66,7 +67,7 @@ class Deployment:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start a host process and do not wait for it; what it says goes to `said`."""
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "livetag", "run", str(self.path)]
+            command = [*self.before, sys.executable, "-m", "livetag", "run", str(self.path)]
             return subprocess.Popen(
                 command,
                 env={**clean_environment(), **self.env},
@@ -193,7 +194,7 @@ class Deployment:
     def livetag(self, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line on this deployment."""
         return subprocess.run(
-            [sys.executable, "-m", "livetag", *args],
+            [*self.before, sys.executable, "-m", "livetag", *args],
             cwd=cwd,
             env={**clean_environment(), "LIVETAG_DIR": os.fspath(self.path), "PYTHONPATH": os.getcwd()},  # noqa: PTH109
             stdin=subprocess.DEVNULL,
