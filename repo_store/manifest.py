@@ -107,6 +107,7 @@ class AppManifest(msgspec.Struct, frozen=True):
 
 class HostSection(msgspec.Struct, frozen=True):
     prereleases: bool = False
+    shadow: bool = True
     stall_s: Seconds = 5.0
     drain_s: Seconds = 10.0
     settle_s: Seconds = 10.0

@@ -42,8 +42,7 @@ class Story:
 
 def attached(app: Application, *names: str) -> bool:
     """Whether each of them has a shadow that sees what it does."""
-    taps = [app.modules[name].tap for name in names]
-    return all(tap is not None and tap.watcher is not None and not tap.watcher.waits for tap in taps)
+    return all(app.modules[name].tap is not None for name in names)
 
 
 async def shadow(
@@ -53,7 +52,7 @@ async def shadow(
     *,
     otherwise: Otherwise = never,
     durable: bool = False,
-    served: bool = False,
+    unshadowed: str = "",
     **section: Any,
 ) -> Story:
     """Swap in these versions, each with a shadow, while the traffic runs that begins once they are watched."""
@@ -64,7 +63,7 @@ async def shadow(
         assert before is not None
         change = Change(name, entry_of(name, type(before.instance)), entry_of(name, cls))
         incoming = Incoming(
-            ClassSource(cls), Limits(pause_ms=5000.0), {}, durable, Shadow(**section), served=served
+            ClassSource(cls), Limits(pause_ms=5000.0), {}, durable, Shadow(**section), unshadowed, tried=False
         )
         parts.append(Participant(app, change, incoming))
     transaction = UpgradeTransaction(

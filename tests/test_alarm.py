@@ -29,6 +29,14 @@ def test_a_block_that_takes_too_long_is_interrupted_and_one_in_time_is_not() -> 
         spin(0.001)
 
 
+def test_a_patient_alarm_leaves_alone_who_goes_on_at_once_after_a_stop_of_the_process() -> None:
+    with interrupt_after(0.02, patient=True):
+        signal.raise_signal(signal.SIGALRM)  # as one that became due while the process was stopped
+        spin(0.001)
+    with pytest.raises(Overrun), interrupt_after(0.02, patient=True):
+        spin(30)
+
+
 def test_what_follows_the_block_is_never_hit() -> None:
     for _ in range(200):
         with suppress(Overrun), interrupt_after(0.0005):

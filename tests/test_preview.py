@@ -14,7 +14,7 @@ from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.preview import Forecast, Seen, Tried, check_text, foresee, groups_of, is_remark
 from orchestrator.upgrade.records import Change, Entry
-from repo_store.manifest import Limits, ModuleManifest
+from repo_store.manifest import Limits, ModuleManifest, Shadow
 from repo_store.release import TagRef, parse_tag
 
 
@@ -24,11 +24,16 @@ def entry(version: str, state_version: int = 1, name: str = "counter") -> Entry:
     )
 
 
-def candidate(after: Entry, *steps: tuple[int, int], pause_ms: float = 50.0) -> Candidate:
+UNSHADOWED = Shadow()
+
+
+def candidate(
+    after: Entry, *steps: tuple[int, int], pause_ms: float = 50.0, shadow: Shadow = UNSHADOWED
+) -> Candidate:
     tag = parse_tag(after.tag)
     assert tag is not None
     description = Description("counter:Counter", {}, (), {}, (), after.state_version, {}, steps)
-    manifest = ModuleManifest(limits=Limits(pause_ms=pause_ms))
+    manifest = ModuleManifest(limits=Limits(pause_ms=pause_ms), shadow=shadow)
     return Candidate(Wish(after.name, after.package, TagRef(tag, "t", "c")), None, manifest, description)
 
 
@@ -178,3 +183,26 @@ def test_a_check_is_said_once_and_a_remark_is_told_from_a_pass() -> None:
     assert is_remark(Check("counter: accepts what 1.0.0 accepted", True, "it goes back", loud=True))
     assert not is_remark(Check("counter: state 1→2", True, "steps"))
     assert not is_remark(Check("clock → counter: tick", False, "refused"))
+
+
+def test_a_shadow_is_named_and_where_there_is_none_why() -> None:
+    asks = candidate(entry("1.1.0"), shadow=Shadow(messages=500, max_mismatch=2))
+    seen = replace(SEEN, candidates={"counter": asks})
+
+    def said(group: Group, seen: Seen) -> list[str]:
+        return [check_text(c) for c in shown(group, seen).checks if c.what == "counter: shadow"]
+
+    assert said(SAME, seen) == [
+        "counter: shadow: first handles 500 live messages beside 1.0.0, unheard; 2 may differ. Waits up to 60 s for them"
+    ]
+    assert said(SAME, SEEN) == []
+    first = Group((), ("counter/v1.1.0",), (Change("counter", None, entry("1.1.0")),))
+    assert "none: nothing of it is in service yet" in said(first, seen)[0]
+    assert (
+        "none: livetag.toml of this host says shadow = false" in said(SAME, replace(seen, shadows=False))[0]
+    )
+    back = Group((), ("counter/v1.1.0",), (Change("counter", entry("1.2.0"), entry("1.0.0")),))
+    served = with_past(seen, switched(1.0))  # 1.0.0 has served before
+    assert "none: it has been in service before" in said(back, served)[0]
+    undone = with_past(seen, switched(1.0, outcome="rolled_back"))
+    assert said(back, undone)[0].startswith("counter: shadow: first handles 500")

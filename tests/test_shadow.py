@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import time
 import weakref
 from typing import Any, TypedDict
 
 import pytest
 
-from livetag import Message, Module, every, handles, subscribes
+from livetag import Message, Module, every, handles, intake, resource, subscribes
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import HandlerFailed
 from orchestrator.testing.clock import FakeClock
@@ -499,7 +500,7 @@ def test_a_message_in_flight_when_the_shadow_comes_is_not_part_of_it() -> None:
             adding = asyncio.ensure_future(app.ask("slow", "add", {"n": 1}))
             await until(lambda: app.modules["slow"].unit is not None)
             shadowing = asyncio.ensure_future(shadow(app, {"slow": Anew}, lambda: _ask(app), messages=1))
-            await until(lambda: app.modules["slow"].tap is not None)
+            await until(lambda: app.at_boundary)
             assert not attached(app, "slow")
             gate.set()
             assert await adding == 2
@@ -664,6 +665,136 @@ def test_one_that_hangs_is_interrupted_and_refused() -> None:
     asyncio.run(story())
 
 
+def test_a_service_that_is_far_ahead_does_not_fill_the_memory_for_its_shadow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.runtime.shadow.AHEAD_MAX", 50)
+
+    class Waits(Summer):
+        @handles
+        async def add(self, n: int) -> int:  # type: ignore[override]
+            return await asyncio.get_running_loop().create_future() or n
+
+    async def story() -> None:
+        async with running(CLASSES) as app:
+
+            async def traffic() -> None:
+                await ask_all(app, "summer", *([{"n": 1}] * 200))
+
+            told = await shadow(app, {"summer": Waits}, traffic, messages=1000)
+            text = r"could not keep up: it has handled 0 of 5\d messages, of 1000 to be handled in 60 s; Summer takes"
+            assert re.search(text, told.outcome.reason)
+            assert state_of(app, "summer")["total"] == 200
+
+    asyncio.run(story())
+
+
+def test_one_that_only_waits_is_no_pass_either_and_is_ended() -> None:
+    ended: list[str] = []
+
+    class Waits(Summer):
+        @handles
+        async def add(self, n: int) -> int:  # type: ignore[override]
+            try:
+                return await asyncio.get_running_loop().create_future() or n
+            finally:
+                ended.append("cancelled")
+
+    async def story() -> None:
+        async with running(CLASSES) as app:
+            told = await shadow(app, {"summer": Waits}, lambda: _ask(app), messages=5, seconds=0.2)
+            assert "could not keep up: it has handled 0 of 5 messages" in told.outcome.reason
+            assert ended == ["cancelled"]
+
+    async def _ask(app: Application) -> None:
+        await ask_all(app, "summer", *ONES)
+
+    asyncio.run(story())
+
+
+def test_one_with_an_intake_or_a_resource_is_not_pure() -> None:
+    class Reads(Summer):
+        @intake
+        async def read(self) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        @resource
+        async def file(self) -> str:
+            return "open"
+
+    async def story() -> None:
+        async with running(CLASSES) as app:
+            told = await shadow(app, {"summer": Reads}, quiet, messages=5)
+            assert told.outcome.fault == "release"
+            assert (
+                "pure = true says that it has no I/O of its own, and it has read and file"
+                in told.outcome.reason
+            )
+
+    asyncio.run(story())
+
+
+def test_a_migration_that_raises_on_the_state_of_now_is_the_release_s_fault() -> None:
+    class Strict(Reshaped):
+        pass
+
+    @Strict.migrates(1, 2)
+    def up_strictly(old: dict[str, Any]) -> NewState:
+        raise SystemExit("not with this one")
+
+    async def story() -> None:
+        async with running(CLASSES) as app:
+            told = await shadow(app, {"summer": Strict}, lambda: _ask(app), messages=5)
+            assert told.outcome.fault == "release"
+            assert (
+                "its shadow failed: ModuleError: migration raised SystemExit: not with" in told.outcome.reason
+            )
+
+    async def _ask(app: Application) -> None:
+        await ask_all(app, "summer", *ONES)
+
+    asyncio.run(story())
+
+
+def test_a_state_that_is_too_large_to_be_copied_at_once_has_no_shadow() -> None:
+    async def story() -> None:
+        async with running(CLASSES) as app:
+            state_of(app, "summer")["seen"] = [["a", "b", 1]] * 50_000
+            told = await shadow(app, {"summer": Same}, quiet, messages=5)
+            assert told.outcome.fault == "release"
+            assert (
+                "its shadow failed: self.state is too large (50,000 in seen) to be copied"
+                in told.outcome.reason
+            )
+
+    asyncio.run(story())
+
+
+def test_a_body_that_cannot_be_noted_ends_the_shadow_and_not_the_unit() -> None:
+    class Odd:
+        """No plain data: only from outside, past all checks."""
+
+    async def story() -> None:
+        async with running({"summer": Takes}) as app:
+
+            async def traffic() -> None:
+                assert await app.ask("summer", "take", {"it": Odd()}) == "Odd"
+
+            told = await shadow(app, {"summer": Takes}, traffic, messages=5)
+            assert told.outcome.fault == "moment"
+            assert "what summer does could not be noted: TypeError" in told.outcome.reason
+            assert await app.ask("summer", "take", {"it": 1}) == "int"
+            assert books_balance(app)
+
+    asyncio.run(story())
+
+
+class Takes(Plain):
+    @handles
+    def take(self, body: dict[str, Any]) -> str:
+        return type(body["it"]).__name__
+
+
 def test_what_ends_a_host_ends_only_the_shadow() -> None:
     class Exits(Summer):
         @handles
@@ -697,12 +828,12 @@ def test_the_host_that_stops_does_not_wait_for_a_shadow() -> None:
     asyncio.run(story())
 
 
-def test_what_is_a_way_back_or_has_nothing_to_compare_with_has_no_shadow() -> None:
+def test_one_that_is_to_have_no_shadow_goes_live_and_says_why() -> None:
     async def story() -> None:
         async with running(CLASSES) as app:
-            told = await shadow(app, {"summer": Twice}, quiet, messages=5, served=True)
+            told = await shadow(app, {"summer": Twice}, quiet, messages=5, unshadowed="it is a way back")
             assert told.outcome.result == "committed", told.outcome.reason
-            assert any("summer: not shadowed: it has been in service before" in r for r in told.reports)
+            assert "planned: summer: not shadowed: it is a way back" in told.reports
 
     asyncio.run(story())
 

@@ -155,7 +155,15 @@ class _Host:
         strict = self._config.policy.mode == "strict"
         gate = Gate(self._deployment.path, prereleases=prereleases) if strict else None
         planner = Planner(app, repository, host_environment(), prereleases=prereleases, gate=gate)
-        upgrader = Upgrader(app, repository, planner, book, self._config.trial, kept=recovered.kept)
+        upgrader = Upgrader(
+            app,
+            repository,
+            planner,
+            book,
+            self._config.trial,
+            kept=recovered.kept,
+            shadows=self._config.host.shadow,
+        )
         await go_on_with_rollback(upgrader)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
         server = ControlServer(

@@ -40,7 +40,9 @@ class Plans:
     def __init__(self, app: Application, upgrader: Upgrader, config: HostConfig) -> None:
         self._upgrader = upgrader
         self._prereleases = config.host.prereleases
-        self._foresight = Foresight(app, upgrader.planner, upgrader.kept, config.trial)
+        self._foresight = Foresight(
+            app, upgrader.planner, upgrader.kept, config.trial, shadows=config.host.shadow
+        )
         self._one = asyncio.Lock()  # a plan starts processes: one after the other, however many ask
 
     async def plan(self, request: dict[str, object], _emit: Emit) -> object:

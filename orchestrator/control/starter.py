@@ -73,6 +73,7 @@ CONFIG = """\
 
 [host]
 # prereleases = false     # true: tags such as counter/v1.2.0-rc.1 are deployed as well
+# shadow = true           # false: no release is shadowed, as on a host without traffic
 # stall_s = 5.0           # a handler that does not return for this long is interrupted
 # settle_s = 10.0         # a death of the host this soon after its start counts against what it started with
 # drain_s = 10.0          # SIGTERM: how long the units under way may take to end

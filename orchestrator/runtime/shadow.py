@@ -16,9 +16,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from orchestrator.runtime.boundary import between_units
 from orchestrator.runtime.clock import look_away
 from orchestrator.runtime.durable import check_size
-from orchestrator.runtime.errors import ModuleError, error_text
+from orchestrator.runtime.errors import QuiesceTimeout, StateInvalid, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.letters import DeadLetters
 from orchestrator.runtime.proxy import ModuleProxy
@@ -26,17 +27,18 @@ from orchestrator.runtime.shadow_compare import Difference, Shower
 from orchestrator.runtime.shadow_port import ShadowProxy, ShadowPump
 from orchestrator.runtime.shadow_record import Asked, UnitRecord, compare, copy_of, title
 from orchestrator.runtime.shadow_tables import TableMoment, moments_of, shadow_tables
-from orchestrator.runtime.shadow_tap import Tap, TappedPump, TappedVoice, Watcher
-from orchestrator.runtime.state import PLAIN_STATE
+from orchestrator.runtime.shadow_tap import Tap, TappedPump, TappedVoice
+from orchestrator.runtime.state_sample import state_sample
 from orchestrator.runtime.table_live import LiveTable
 
-AHEAD_MAX: Final = 5_000  # units that the version in service is ahead of its shadow
+AHEAD_MAX: Final = 10_000  # units that the version in service is ahead of its shadow
 MISMATCHES_MAX: Final = 20  # that are kept to be shown
-STEP_S: Final = 0.5  # so long the shadow may hold the loop in one unit,
-STEP_TIMES: Final = 10  # or so many times as long as the version in service took for it
+STEP_S: Final = 0.5  # so long the shadow may hold the loop,
+STEP_TIMES: Final = 10  # or so many times as long as the version in service took for a unit,
+STEP_MOST_S: Final = 5.0  # but never longer than anybody may
 
-Guard = Callable[[Coroutine[Any, Any, None], float], Coroutine[Any, Any, None]]
-"""Runs author code of which no step may hold the loop for so many seconds; raises Overrun in it."""
+Guard = Callable[[Coroutine[Any, Any, None], Callable[[], float]], Coroutine[Any, Any, None]]
+"""Runs author code of which no step may hold the loop for so many seconds as it is told then; raises Overrun in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Shadow:
         self._backlog: deque[UnitRecord] = deque()
         self._unit: UnitRecord | None = None  # that the shadow handles now
         self._entered = False
+        self._slowest_s = 0.0  # of a unit of the version in service
         self._state = b""
         self._moments: dict[str, TableMoment] = {}
         self._shower = Shower(live.app.secrets.hide)
@@ -122,8 +125,12 @@ class Shadow:
         clock = self.live.app.clock
         timer = clock.call_at(clock.now() + self.wanted.seconds, self._time_out)
         try:
-            self._tap.attach()
+            await between_units(self.live, self._begin, self.wanted.seconds)
             await asyncio.wait([self._over])
+        except QuiesceTimeout as error:  # it is in one and the same unit all the time
+            self.end(Ending("broken", str(error)))
+        except StateInvalid as error:
+            self.end(Ending("broken", f"the state in service cannot be copied. {error}"))
         finally:
             timer.cancel()
             self._tap.detach()
@@ -157,13 +164,20 @@ class Shadow:
 
     # -- of the version in service, between two units of it ----------------------------------------------------
 
-    def take_moment(self) -> None:
-        """State and records are those of now."""
+    def _begin(self) -> None:
+        """State and records are those of now; what comes from here on is noted. Raises StateInvalid."""
         serving = self.live.implementation
-        if serving is None or self.new is None:
-            raise ModuleError(f"{self.live.name} does not serve")
-        self._state = PLAIN_STATE.encode(serving.state)
+        if serving is None or self.new is None or self._over.done():
+            return
+        state = state_sample(serving.state, serving.blueprint.codec)
+        if state.cuts:
+            where = ", ".join(f"{cut.whole:,} in {cut.where or 'it'}" for cut in state.cuts[:3])
+            why = f"self.state is too large ({where}) to be copied between two units; keep what grows in a Table"
+            self.end(Ending("failed", why))
+            return
+        self._state = state.data
         self._moments = moments_of(self.live.tables, self.new.blueprint)
+        self._tap.attach()
         asyncio.get_running_loop().call_soon(self._enter)
 
     def wrote(self, table: LiveTable) -> None:
@@ -174,6 +188,7 @@ class Shadow:
         """The version in service has ended one more unit."""
         self.recorded += 1
         self.times_s[0].append(record.took_s)
+        self._slowest_s = max(self._slowest_s, record.took_s)
         self._backlog.append(record)
         if self.recorded >= self.wanted.messages:
             self._tap.detach()
@@ -220,7 +235,8 @@ class Shadow:
         before, self._unit = self._unit, None
         if before is None or self._over.done():
             return
-        self._proxy.app.letters = DeadLetters()
+        if record.failed:
+            self._proxy.app.letters = DeadLetters()  # nobody reads them
         self.handled += 1
         self.times_s[1].append(record.took_s)
         found = compare(before, record, self._shower)
@@ -242,8 +258,8 @@ class Shadow:
             self.end(Ending("passed"))
 
     def step_s(self) -> float:
-        """How long one step of the unit under way may hold the loop."""
-        return max(STEP_S, STEP_TIMES * self._unit.took_s) if self._unit is not None else STEP_S
+        """How long the shadow may hold the loop from here to its next wait."""
+        return max(STEP_S, min(STEP_TIMES * self._slowest_s, STEP_MOST_S))
 
     def hung(self, error: BaseException) -> None:
         """Its code did not give the loop back and was interrupted."""
@@ -264,13 +280,11 @@ class Shadow:
         return None
 
 
-class _Live(Watcher):
+class _Live:
+    """Watches the version in service."""
+
     def __init__(self, shadow: Shadow) -> None:
         self._shadow = shadow
-
-    def begins(self) -> None:
-        self.waits = False
-        self._shadow.take_moment()
 
     def wrote(self, table: LiveTable) -> None:
         self._shadow.wrote(table)
@@ -282,12 +296,14 @@ class _Live(Watcher):
         self._shadow.end(Ending("broken", f"what {self._shadow.live.name} does could not be noted: {why}"))
 
 
-class _Own(Watcher):
+class _Own:
+    """Watches the shadow."""
+
     def __init__(self, shadow: Shadow) -> None:
         self._shadow = shadow
 
-    def begins(self) -> None:
-        self.waits = False
+    def wrote(self, table: LiveTable) -> None:
+        """Its records are its own."""
 
     def ended(self, record: UnitRecord) -> None:
         self._shadow.handled_by_shadow(record)

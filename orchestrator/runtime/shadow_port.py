@@ -31,7 +31,7 @@ class ShadowProxy(ModuleProxy):
     def __init__(self, shadow: Shadow) -> None:
         super().__init__(world_of(shadow.live.app), shadow.live.name, MAILBOX_MAX)
         self.shadow = shadow
-        self.voice = ShadowVoice(self)
+        self.voice, self.pump = ShadowVoice(self), ShadowPump(self)
 
     def start(self) -> None:
         self.pump.start()
@@ -46,20 +46,21 @@ def world_of(live: Application) -> Application:
 
 
 class ShadowPump(TappedPump):
-    """Runs the shadow's units: none may hold the loop for long."""
+    """Runs the shadow's units, of which none may hold the loop for long."""
 
     __slots__ = ()
 
-    async def _unit(self, message: Message) -> None:
-        shadow = _shadow_of(self._proxy)
+    async def _run(self) -> None:
+        shadow = shadow_of(self._proxy)
         try:
-            await shadow.guard(TappedPump._unit(self, message), shadow.step_s())  # noqa: SLF001  # a pump itself
-        except Overrun as error:  # outside the author's code, by a hair: the unit is over with its shadow
+            # Once for all that it does in a turn, not for each unit: arming an alarm costs more than most units do.
+            await shadow.guard(TappedPump._run(self), shadow.step_s)  # noqa: SLF001  # a pump itself
+        except Overrun as error:  # outside the author's code, by a hair: it is over all the same
             shadow.hung(error)
 
     def _failure(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
         if isinstance(error, (Stalled, Overrun)):
-            _shadow_of(self._proxy).hung(error)
+            shadow_of(self._proxy).hung(error)
         return Pump._failure(self, message, error, handler)  # noqa: SLF001
 
 
@@ -71,7 +72,7 @@ class ShadowVoice(Voice):
     def send(self, name: str, type_: str, body: object, wait_s: float | None = None) -> None:
         self._unit("send")
         check_body(body)
-        if wait_s is None and not _shadow_of(self.proxy).knows(name):
+        if wait_s is None and not shadow_of(self.proxy).knows(name):
             self.proxy.app.names.resolve(name)
         if self.proxy.tap is not None:
             self.proxy.tap.said(name, type_, body)
@@ -85,7 +86,7 @@ class ShadowVoice(Voice):
     async def ask(self, name: str, type_: str, body: object, timeout_s: float, returns: Any) -> Any:  # noqa: ARG002
         self._unit("ask")
         check_body(body)
-        asked = _shadow_of(self.proxy).reply_for(name, type_, body)
+        asked = shadow_of(self.proxy).reply_for(name, type_, body)
         if asked is None:
             if self.proxy.tap is not None:
                 self.proxy.tap.asks(name, type_, body)
@@ -100,6 +101,6 @@ class ShadowVoice(Voice):
         return reply if returns is None else typed(reply, returns, name, type_)
 
 
-def _shadow_of(proxy: ModuleProxy) -> Shadow:
+def shadow_of(proxy: ModuleProxy) -> Shadow:
     assert isinstance(proxy, ShadowProxy)  # noqa: S101  # no other has this pump and this voice
     return proxy.shadow

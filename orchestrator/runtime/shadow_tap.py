@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.runtime.errors import ModuleError, error_text
 from orchestrator.runtime.plain import apart
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Tap:
-    """Attached to one module. Nothing is noted before the first moment between two units, and that is told first."""
+    """Attached to one module."""
 
     __slots__ = ("_at_once", "_pump", "_voice", "broken", "proxy", "record", "watcher")
 
@@ -42,14 +42,12 @@ class Tap:
         self._at_once: UnitRecord | None = None  # that has ended, and its reply is still to come
 
     def attach(self) -> None:
-        """Begin at once, if no unit is under way; else at its end. Nobody is held up for it."""
+        """Each unit from the next one on is noted. Between two units."""
         proxy = self.proxy
         proxy.tap = self
         proxy.pump.__class__ = self._pump
         if self._voice is not None and proxy.implementation is not None:
             proxy.implementation.instance._voice = self._voice  # noqa: SLF001  # the runtime is its other side
-        if proxy.unit is None:
-            self.guarded(self._begin)
 
     def detach(self) -> None:
         """Note nothing more: the module is as if there had never been a tap. Also right in the middle of a unit."""
@@ -74,13 +72,9 @@ class Tap:
 
     # -- what the pump tells -----------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        if self.watcher is not None and self.watcher.waits:
-            self.watcher.begins()
-
     def begins(self, message: Message, at_once: bool) -> None:
         """A unit is about to begin; `at_once`: in the task of who asks."""
-        if self.watcher is not None and not self.watcher.waits:
+        if self.watcher is not None:
             self.record = UnitRecord(message, at_once=at_once, began_s=perf_counter())
 
     def replied(self, message: Message) -> None:
@@ -97,20 +91,14 @@ class Tap:
     def ending(self, message: Message) -> None:
         """The unit is about to end: what it wrote is still told apart from what was there."""
         self.replied(message)
-        watcher = self.watcher
-        if watcher is not None and not watcher.waits:
+        if (watcher := self.watcher) is not None:
             for table in self.proxy.written:
                 watcher.wrote(table)
 
     def ended(self, failed: str) -> None:
         """The unit has ended, and the next one may begin."""
         record, self.record = self.record, None
-        watcher = self.watcher
-        if watcher is None:
-            return
-        if watcher.waits:
-            watcher.begins()
-        elif record is not None:
+        if (watcher := self.watcher) is not None and record is not None:
             record.took_s = perf_counter() - record.began_s
             record.failed = failed
             if record.at_once and record.reply is UNKNOWN and not failed:
@@ -143,25 +131,17 @@ class Tap:
         return asked
 
 
-class Watcher:
-    """Who is told of each unit; called between two of them, and never to wait. `waits`: it was not told to begin yet."""
-
-    waits = True
-
-    def begins(self) -> None:
-        """No unit is under way: from here on each is told. Clears `waits`."""
-        raise NotImplementedError
+class Watcher(Protocol):
+    """Who is told of each unit, between two of them, and never to wait."""
 
     def wrote(self, table: LiveTable) -> None:
         """The unit that ends has written to a Table, which still knows what was there before."""
 
     def ended(self, record: UnitRecord) -> None:
         """A unit has ended."""
-        raise NotImplementedError
 
     def broke(self, why: str) -> None:
         """Nothing can be noted any more."""
-        raise NotImplementedError
 
 
 class TappedPump(Pump):

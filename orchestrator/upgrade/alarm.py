@@ -21,15 +21,21 @@ AGAIN_S = 0.05  # author code that swallows the first Overrun gets another
 
 
 @contextmanager
-def interrupt_after(seconds: float) -> Iterator[None]:
-    """Raise Overrun inside the block once it has run for `seconds`. Outside the main thread it does nothing."""
+def interrupt_after(seconds: float, *, patient: bool = False) -> Iterator[None]:
+    """Raise Overrun inside the block once it has run for `seconds`. Outside the main thread it does nothing.
+
+    `patient`: once more before it does. A process that was stopped is not at fault for the time, and goes on at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    armed = True
+    armed, patience = True, patient
 
     def ring(_number: int, _frame: FrameType | None) -> None:
-        if armed:  # a signal that was on its way when the block ended must not hit what follows
+        nonlocal patience
+        if patience:
+            patience = False
+        elif armed:  # a signal that was on its way when the block ended must not hit what follows
             raise Overrun(f"interrupted after {seconds * 1000:g} ms")
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -43,17 +49,28 @@ def interrupt_after(seconds: float) -> Iterator[None]:
 
 
 class Stepwise(Generic[T]):
-    """Awaits a coroutine and raises Overrun in it when one step, from an await to the next, takes `seconds`."""
+    """Awaits a coroutine and raises Overrun in it when one step, from an await to the next, takes `seconds`.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], seconds: float) -> None:
+    They may be asked for at each step.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        seconds: float | Callable[[], float],
+        *,
+        patient: bool = False,
+    ) -> None:
         self._coroutine = coroutine
         self._seconds = seconds
+        self._patient = patient
 
     def __await__(self) -> Generator[Any, Any, T]:
         step: Callable[[], Any] = partial(self._coroutine.send, None)  # Any: what a future yields to its task
         while True:
             try:
-                with interrupt_after(self._seconds):
+                seconds = self._seconds() if callable(self._seconds) else self._seconds
+                with interrupt_after(seconds, patient=self._patient):
                     waited_for = step()
             except StopIteration as done:
                 value: T = done.value
@@ -66,6 +83,8 @@ class Stepwise(Generic[T]):
                 step = partial(self._coroutine.send, sent)
 
 
-async def stepwise(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+async def stepwise(
+    coroutine: Coroutine[Any, Any, T], seconds: float | Callable[[], float], *, patient: bool = False
+) -> T:
     """Run the coroutine; no step of it can hold the event loop for longer than `seconds`. Raises Overrun."""
-    return await Stepwise(coroutine, seconds)
+    return await Stepwise(coroutine, seconds, patient=patient)

@@ -60,7 +60,7 @@ class Source(Protocol):
 class Incoming:
     """What is to come into service: its code, limits, and its config with secrets resolved.
 
-    `served`: the same release has been in service before, so this is a way back.
+    `unshadowed`: why it gets no shadow though it asks for one.
     """
 
     source: Source
@@ -68,7 +68,7 @@ class Incoming:
     config: Mapping[str, Any]  # Any: the composition's own values
     durable: bool = False
     shadow: Shadow = Shadow()  # noqa: RUF009  # a frozen value
-    served: bool = False
+    unshadowed: str = ""
     tried: bool = (
         True  # in a child, on copies; a class in a test is not, and so no unit is waited for to make them
     )

@@ -70,12 +70,19 @@ class Foresight:
     """Makes plans to be shown, for one application."""
 
     def __init__(
-        self, app: Application, planner: Planner, kept: Mapping[str, KeptState], limits: TrialSection
+        self,
+        app: Application,
+        planner: Planner,
+        kept: Mapping[str, KeptState],
+        limits: TrialSection,
+        *,
+        shadows: bool = True,
     ) -> None:
         self._app = app
         self._planner = planner
         self._kept = kept
         self._limits = limits
+        self._shadows = shadows
 
     async def look(
         self,
@@ -102,7 +109,7 @@ class Foresight:
                     await self._tried(group, outlook, ahead) if trial and kind in {"ready", "held"} else {}
                 )
                 kept = {name: state.state_version for name, state in self._kept.items()}
-                seen = Seen(outlook.candidates, ledger, outlook.live, kept, tried)
+                seen = Seen(outlook.candidates, ledger, outlook.live, kept, tried, shadows=self._shadows)
                 found.append(foresee(kind, number, group, seen))
         return outlook, found
 

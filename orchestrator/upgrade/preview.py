@@ -49,6 +49,7 @@ class Seen:
     live: Mapping[str, Live]
     kept: Mapping[str, int]  # module → the version of the state that waits for it
     tried: Mapping[str, Tried]
+    shadows: bool = True  # whether the host shadows releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ def _shadow_checks(group: Group, seen: Seen) -> Iterable[Check]:
             continue
         shadow = candidate.manifest.shadow
         if shadow.messages:
-            why_not = shadow_words.why_not(change, served=shadow_words.served_before(seen.ledger, change))
+            why_not = shadow_words.why_not(change, seen.ledger, host=seen.shadows)
             why = f"none: {why_not}" if why_not else shadow_words.to_come(change, shadow)
             yield Check(f"{change.name}: shadow", True, why)
 

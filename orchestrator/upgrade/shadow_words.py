@@ -25,13 +25,15 @@ def served_before(ledger: Ledger, change: Change) -> bool:
     )
 
 
-def why_not(change: Change, *, served: bool, disabled: bool = False) -> str:
-    """Why a release that asks for a shadow gets none; empty: it does."""
+def why_not(change: Change, ledger: Ledger, *, host: bool) -> str:
+    """Why a release that asks for a shadow gets none; empty: it does. `host`: whether its host shadows at all."""
     if change.before is None:
         return "nothing of it is in service yet, with which it could be compared"
-    if disabled or not change.before.enabled:
+    if not change.before.enabled:
         return f"{change.name} is out of service and handles nothing"
-    if served:
+    if not host:
+        return "livetag.toml of this host says shadow = false"
+    if served_before(ledger, change):
         return "it has been in service before, and a way back may differ from what it takes back"
     return ""
 
@@ -64,15 +66,13 @@ def passed(name: str, handled: int, differ: int, figures: str) -> str:
 
 
 def took(times_s: Sequence[Sequence[float]], before: str, after: str) -> str:
-    """How long both took for the same messages: `1.1.0 takes 4 µs, p99 9 µs (1.0.0: 3 µs, 8 µs)`."""
-    (old_p50, old_p99), (new_p50, new_p99) = ((_at(t, 0.5), _at(t, 0.99)) for t in times_s)
-    return f"{after} takes {new_p50}, p99 {new_p99} (beside it {before}: {old_p50}, p99 {old_p99})"
+    """How long both took for the same messages: `1.1.0 takes 4 µs, p99 9 µs (1.0.0: 3 µs, p99 8 µs)`."""
+    old, new = (f"{_at(t, 0.5)}, p99 {_at(t, 0.99)}" if t else "" for t in times_s)
+    return f"{after} takes {new} ({before}: {old})" if new else f"{before} takes {old or 'no time'} for each"
 
 
 def _at(times_s: Iterable[float], share: float) -> str:
     ordered = sorted(times_s)
-    if not ordered:
-        return "no time"
     us = ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e6
     return f"{us:.0f} µs" if us < 1000 else f"{us / 1000:.1f} ms"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from loguru import logger
@@ -67,11 +68,10 @@ class Shadowing:
     async def run(self) -> list[str]:
         """Return what there is to say of each, if all are as they should be. Raises ShadowFailed, VoteRefused."""
         for participant, incoming in self._wanted:
-            why_not = said.why_not(
-                participant.change, served=incoming.served, disabled=participant.proxy.resting is not None
-            )
-            if why_not:
-                self._tell(f"{participant.name}: not shadowed: {why_not}")
+            if incoming.unshadowed or participant.old is None:
+                self._tell(
+                    f"{participant.name}: not shadowed: {incoming.unshadowed or 'nothing of it serves'}"
+                )
                 continue
             one = _One(participant, incoming, self._tell)
             self._ones.append(one)
@@ -176,7 +176,7 @@ class _One:
             new,
             Wanted(incoming.shadow.messages, incoming.shadow.max_mismatch, incoming.shadow.seconds),
             self._state,
-            stepwise,
+            partial(stepwise, patient=True),
             durable=package if incoming.durable else None,
         )
 

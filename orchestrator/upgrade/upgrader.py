@@ -47,7 +47,7 @@ from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
 from orchestrator.upgrade.rewired import Rewired, only_rewired
-from orchestrator.upgrade.shadow_words import served_before
+from orchestrator.upgrade.shadow_words import why_not
 from orchestrator.upgrade.something_else import something_else
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.tidying import Tidying
@@ -69,6 +69,7 @@ class Upgrader(Lookout):
         *,
         kept: dict[str, KeptState] | None = None,
         bring: Bring = incoming_release,
+        shadows: bool = True,
     ) -> None:
         super().__init__(app.clock)
         self._bring = bring
@@ -81,6 +82,7 @@ class Upgrader(Lookout):
         self.outlook = Outlook()  # what the last look found
         self._planned_with = book.ledger  # and what was recorded when it began
         self._trial = trial
+        self._shadows = shadows  # whether this host shadows what asks for it
         self._kept = kept if kept is not None else {}  # state of modules that left, or could not come back
         self.asked = Asked()
         self._tidying = Tidying(repository, book.ledger)
@@ -325,7 +327,7 @@ class Upgrader(Lookout):
             return None
         incoming = self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
         self.app.secrets.learn(change.after.config, incoming.config)
-        return replace(incoming, served=served_before(self.book.ledger, change))
+        return replace(incoming, unshadowed=why_not(change, self.book.ledger, host=self._shadows))
 
     async def _after(self, group: Group, outcome: Outcome, cause: Cause) -> None:
         if outcome.result == "committed":

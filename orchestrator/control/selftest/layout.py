@@ -94,6 +94,7 @@ def _livetag_toml(origin: Origin) -> str:
     return (
         f"[host]\nsettle_s = {SETTLE_S}\nprereleases = {str(host.prereleases).lower()}\n"
         f"stall_s = {host.stall_s!r}\ndrain_s = {host.drain_s!r}\n"
+        "shadow = false\n"  # nobody sends anything there
         f"[trial]\nmemory_mb = {trial.memory_mb}\ntime_s = {trial.time_s!r}\n"
     )
 
