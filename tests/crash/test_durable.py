@@ -291,8 +291,8 @@ def on_disk(victim: Victim) -> tuple[int, int, Any]:
         journal.close()
 
 
-def any_more(load: Load, than: int) -> bool:
-    return load.count > than
+def any_more_or_dead(load: Load, than: int, victim: Victim) -> bool:
+    return load.count > than or victim.dead
 
 
 def ends_or_comes(push: subprocess.Popen[str], chance: float) -> bool:
@@ -321,7 +321,8 @@ def upgrades(victim: Victim, plans: list[str], record_property: Callable[[str, o
         victim.release(f"a/v1.{minor}.0")
         victim.aim(plan if " " in plan else "")
         with load.runs():
-            wait_until(partial(any_more, load, load.count + 3), "there is load")
+            # An early sync may end it before: where each message has syncs of its own, five are less than three messages.
+            wait_until(partial(any_more_or_dead, load, load.count + 3, victim), "there is load")
             push = victim.begin_push("main", f"a/v1.{minor}.0")
             if plan in {"random", "pushed"}:
                 wait_until(partial(ends_or_comes, push, 0.005 if plan == "random" else 0), "a moment", 30.0)
