@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ from repo_store.refs import Peeler, RefChange, list_refs, read_refs, update_refs
 from repo_store.release import APP, RefMap, Release, Tag, TagRef, is_package_name, parse_tag, version_at
 from repo_store.stamp import Stamp, is_unmoved, refs_stamp
 from repo_store.starting import Start, directly
+from repo_store.tag_files import PREFIX, TagFiles
 from repo_store.tree import TREE, TreeEntry, object_id, tree_object
 
 _CONFIG = {
@@ -43,6 +44,9 @@ class RepoStore(ObjectReader):
     def __init__(self, door: GitDoor) -> None:
         super().__init__(door)
         self._peeler = Peeler(door)
+        self._tag_files = TagFiles(door.path)
+        self._known: dict[str, str] = {}  # the tags of the last look: full name → object id
+        self._refs: RefMap = {}  # and what they were
 
     @classmethod
     def create(cls, path: Path) -> RepoStore:
@@ -95,23 +99,39 @@ class RepoStore(ObjectReader):
 
     def refs(self) -> RefMap:
         """Give every tag inside the grammar, by its short name, with the commit it leads to, damaged ones too."""
-        tags: dict[str, tuple[Tag, str]] = {}
-        refs, broken = read_refs(self._door, "refs/tags/")
-        for ref, target in refs.items():
-            tag = parse_tag(ref.removeprefix("refs/tags/"))
-            if tag is not None:
-                tags[tag.name] = (tag, target)
-        commits = self._peeler.commits(target for _, target in tags.values())
+        plain = self._tag_files.read()
+        refs, broken = (plain, ()) if plain is not None else read_refs(self._door, PREFIX)
+        fresh = [ref for ref, target in refs.items() if self._known.get(ref) != target]
+        gone = [ref for ref in self._known if ref not in refs]
+        if fresh or gone:
+            self._refs = self._changed(refs, fresh, gone)
+        if not broken:
+            return self._refs
+        return {**self._refs, **{name: each for ref in broken for name, each in self._broken(ref)}}
+
+    def _changed(self, refs: Mapping[str, str], fresh: Sequence[str], gone: Sequence[str]) -> RefMap:
+        """The map of the last look, with what has changed since."""
+        tags = {ref: tag for ref in fresh if (tag := parse_tag(ref.removeprefix(PREFIX))) is not None}
+        commits = self._peeler.commits(refs[ref] for ref in tags)  # before anything is noted: it may raise
         lost = self._peeler.lost
-        found = {
-            name: TagRef(tag, target, commits[target], lost.get(target, ""))
-            for name, (tag, target) in tags.items()
-        }
-        for ref in broken:
-            tag = parse_tag(ref.removeprefix("refs/tags/"))
-            if tag is not None:
-                found[tag.name] = TagRef(tag, "", None, f"{self.path / ref} is not what Git writes")
-        return found
+        found = dict(self._refs)
+        for ref in gone:
+            del self._known[ref]
+            found.pop(ref.removeprefix(PREFIX), None)
+        self._known.update((ref, refs[ref]) for ref in fresh)
+        for ref, tag in tags.items():
+            target = refs[ref]
+            found[tag.name] = each = TagRef(tag, target, commits[target], lost.get(target, ""))
+            if each.commit_id is None:
+                self._known[ref] = (
+                    ""  # it may come to lead to one, a fetch under way: asked again at each look
+                )
+        return {name: found[name] for name in sorted(found)}
+
+    def _broken(self, ref: str) -> Iterator[tuple[str, TagRef]]:
+        tag = parse_tag(ref.removeprefix(PREFIX))
+        if tag is not None:
+            yield tag.name, TagRef(tag, "", None, f"{self.path / ref} is not what Git writes")
 
     def stamp(self) -> Stamp:
         """Give a cheap sign of the tags, to be given to `is_unmoved`."""
