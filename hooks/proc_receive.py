@@ -38,6 +38,7 @@ WAIT_S = 30.0
 CONFIRMED_WAIT_S = 600.0
 PLAN_WAIT_S = 300.0  # it is for a person who waits for it, and tries every release out
 NO_WAIT_S = 3.0
+ANNOUNCE_S = 1.0
 REASON_CHARS_MAX = 400
 IGNORED = (
     "ignored: not a release tag, so it is stored and nothing is deployed from it. "
@@ -85,6 +86,7 @@ def receive(push: Push, place: Place, who: str) -> list[Result]:
         return [Result(command.ref, problem) for command in push.commands]
     if PLAN in push.options:
         return _plan(push, place, who)
+    _announce(push, place, who)
     with GitDoor(place.store) as door:
         try:
             update_refs(door, [_change(each) for each in push.commands if each.old or each.new], "push")
@@ -138,6 +140,20 @@ def _judged(push: Push, place: Place, who: str) -> Verdicts:
     said = _verdicts(answer)
     silence = Verdict("", "the host said nothing about this tag; see `livetag status`")
     return verdicts | {each.tag_name: said.get(each.tag_name, silence) for each in releases}
+
+
+def _announce(push: Push, place: Place, who: str) -> None:
+    """Say who is about to write these tags: the host may see them before it can be asked what becomes of them."""
+    with contextlib.suppress(
+        ControlError
+    ):  # then the record says nothing of whom, as for a tag made beside the hooks
+        call(
+            place.socket,
+            "pushing",
+            timeout_s=ANNOUNCE_S,
+            changes=[{"ref": each.ref, "old": each.old, "new": each.new} for each in push.commands],
+            who=who,
+        )
 
 
 def _wait_s(options: Sequence[str]) -> float:

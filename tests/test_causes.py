@@ -29,7 +29,7 @@ def test_who_pushed_a_tag_asked_for_it_again_and_again_until_it_serves() -> None
     causes.told([NEW_TAG], ANN)
     assert (causes.of(UP), causes.of(UP)) == (ANN, ANN)
     causes.spent(UP, ANN)
-    assert (causes.of(UP), causes.who(NEW_TAG)) == (NOBODY, "refs")
+    assert (causes.of(UP), causes.who(NEW_TAG, "o")) == (NOBODY, "refs")
 
 
 def test_a_tag_that_was_a_way_back_serves_again_for_the_reason_of_that_time() -> None:
@@ -55,3 +55,15 @@ def test_what_is_said_of_a_tag_while_it_comes_into_service_counts_for_the_next_c
     causes.told([NEW_TAG], BOB)
     causes.spent(UP, ANN)
     assert causes.of(UP) == BOB
+
+
+def test_who_is_about_to_move_a_tag_is_known_before_the_push_has_said_so_and_only_of_that_very_move() -> None:
+    causes = Causes()
+    ann = Cause("ann")
+    causes.announced({NEW_TAG: "o1", "counter/v0.9.0": None}, ann)
+    assert causes.who(NEW_TAG, "o1") == "ann"
+    assert causes.who("counter/v0.9.0", None) == "ann"
+    assert (causes.who(NEW_TAG, "o2"), causes.who(NEW_TAG, None)) == ("refs", "refs")
+    causes.told([NEW_TAG], Cause("bob"))
+    assert causes.who(NEW_TAG, "o1") == "bob", "what was said last counts"
+    assert causes.of(UP).who == "bob"

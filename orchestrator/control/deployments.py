@@ -80,6 +80,14 @@ class Deployments:
         self._upgrader.asked.deploy([asked.tag])
         return await self._outcomes([asked.tag], emit, wait=asked.wait)
 
+    async def pushing(self, request: dict[str, object], _emit: Emit) -> None:
+        """A push is about to write these tags: a look that finds them before it has said so knows whose they are."""
+        asked = read(request, _Push)
+        moves = {
+            c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes if c.ref.startswith("refs/tags/")
+        }
+        self._upgrader.announced(moves, Cause(self._permissions.identity(request, asked.who).shown))
+
     async def push(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Push)
         tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]

@@ -74,6 +74,7 @@ class Operations:
             "plan": plans.plan,
             "deploy": deployments.deploy,
             "push": deployments.push,
+            "pushing": deployments.pushing,
             "retry": deployments.retry,
             "rollback": deployments.rollback,
             "wake": deployments.wake,

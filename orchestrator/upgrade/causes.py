@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.upgrade.plan import Group
@@ -22,13 +22,27 @@ class Causes:
 
     def __init__(self) -> None:
         self._by_tag: dict[str, Cause] = {}
+        self._announced: dict[str, tuple[str | None, Cause]] = {}
+
+    def announced(self, moves: Mapping[str, str | None], cause: Cause) -> None:
+        """Remember who is about to make these tags point at these objects (None: to delete them).
+
+        A look may find them moved before it is told so. Only that very move is his.
+        """
+        self._announced.update({tag: (object_id, cause) for tag, object_id in moves.items()})
 
     def told(self, tags: Iterable[str], cause: Cause) -> None:
         """Remember who moved these tags and why."""
+        tags = list(tags)
+        for tag in tags:
+            self._announced.pop(tag, None)
         self._by_tag.update(dict.fromkeys(tags, cause))
 
-    def who(self, tag: str) -> str:
-        """Who moved a tag; `refs`: nobody has said so."""
+    def who(self, tag: str, object_id: str | None) -> str:
+        """Who moved a tag to where it points now; `refs`: nobody has said so."""
+        to, cause = self._announced.get(tag, ("", Cause("refs")))
+        if to == object_id:
+            return cause.who
         return self._by_tag.get(tag, Cause("refs")).who
 
     def of(self, group: Group) -> Cause:

@@ -23,7 +23,7 @@ async def note_tags(book: Book, refs: RefMap, causes: Causes) -> None:
         after = (new.object_id, new.commit_id) if new is not None else (None, None)
         if before != after:
             logger.info(words.moved(name, after[0], before[0]))
-            book.append(TagMoved(name, after[0], after[1], before[0], before[1], causes.who(name)))
+            book.append(TagMoved(name, after[0], after[1], before[0], before[1], causes.who(name, after[0])))
     await book.flush()
 
 
@@ -42,5 +42,5 @@ async def note_orders(book: Book, admission: Admission, refs: RefMap, causes: Ca
             continue
         if reason:
             logger.warning("tag {} is not acted on: {}", tag, reason)
-        book.append(TagRefused(tag, object_id, reason, causes.who(tag)))
+        book.append(TagRefused(tag, object_id, reason, causes.who(tag, object_id)))
     await book.flush()

@@ -119,6 +119,10 @@ class Upgrader(Lookout):
         """Remember who moved these tags and why, for the records that they lead to."""
         self._causes.told(tags, cause)
 
+    def announced(self, moves: Mapping[str, str | None], cause: Cause) -> None:
+        """Remember who is about to move these tags, for the record of that."""
+        self._causes.announced(moves, cause)
+
     def _due(self) -> float | None:
         return self.retries.next_due
 
