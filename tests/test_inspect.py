@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repo_store.errors import ManifestInvalid, ReleaseInvalid
-from repo_store.folder import read_folder
+from repo_store.folder import Folder, FolderFile, check_total, read_folder
 from repo_store.inspect import InstalledNames, inspect_release
 from repo_store.sources import read_imports
 from repo_store.store import RepoStore
@@ -156,6 +156,19 @@ def test_limits_of_number_size_and_depth_are_named(store: RepoStore, work: GitRe
     work.write("modules/counter/big.bin", b"\0" * (65 << 20))
     message = refusal(store, pushed(work))
     assert "most of them in big.bin" in message
+
+
+def test_a_package_and_its_shared_folders_are_counted_together() -> None:
+    def folder(files: int, size: int) -> Folder:
+        return Folder("t", tuple(FolderFile(f"{n}.py", 0o100644, "o", size) for n in range(files)), ())
+
+    check_total([folder(2500, 1), folder(2500, 1)], "modules/counter")
+    with pytest.raises(
+        ReleaseInvalid, match="modules/counter and its shared folders have 5001 files; at most 5000"
+    ):
+        check_total([folder(2500, 1), folder(2501, 1)], "modules/counter")
+    with pytest.raises(ReleaseInvalid, match=r"its shared folders have \d+ bytes; at most 67108864"):
+        check_total([folder(33, 1 << 20), folder(32, 1 << 20)], "modules/counter")
 
 
 def commit_of(work: GitRepo, modules: dict[str, str]) -> str:

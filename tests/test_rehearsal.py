@@ -362,7 +362,7 @@ def test_a_migration_that_would_take_too_long_is_refused_with_the_figure_before_
         end = counter.log.facts[-1]
         assert isinstance(end, RolledBack)
         assert end.predicted_us is not None
-        assert end.predicted_us > 60_000
+        assert end.predicted_us > 55_000
         assert end.pause_us == 0
         assert not any(isinstance(fact, Prepared) for fact in counter.log.facts)
         assert await counter.ticks() == 1

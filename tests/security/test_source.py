@@ -42,6 +42,8 @@ ALLOWED = {(LOADER, "exec"), (LOADER, "compile"), (LOADER, "__import__")}
 
 def _forbidden(called: ast.Attribute) -> bool:
     of = called.value.id if isinstance(called.value, ast.Name) else ""
+    if of == "builtins" and called.attr in FORBIDDEN_CALLS:
+        return True
     return called.attr in FORBIDDEN_METHODS and (of, called.attr) != ("platform", "system")
 
 
@@ -63,6 +65,11 @@ def breaches(path: Path, tree: ast.AST) -> Iterator[str]:
                 yield f"{where} calls {node.func.id}"
             if isinstance(node.func, ast.Attribute) and _forbidden(node.func):
                 yield f"{where} calls {node.func.attr}"
+            yield from (
+                f"{where} imports {name} by its name"
+                for each in node.args
+                if isinstance(each, ast.Constant) and (name := each.value) in FORBIDDEN_MODULES
+            )
             for keyword in node.keywords:
                 if keyword.arg == "shell" and not (
                     isinstance(keyword.value, ast.Constant) and keyword.value.value is False
@@ -86,6 +93,8 @@ def test_the_product_unpickles_evaluates_unpacks_and_shells_nothing() -> None:
         "subprocess.run(text, shell=True)",
         "subprocess.run(text, shell=flag)",
         "os.system(text)",
+        "builtins.exec(text)",
+        "importlib.import_module('pickle')",
         "asyncio.create_subprocess_shell(text)",
     ],
 )

@@ -294,6 +294,26 @@ def test_a_composition_brings_no_package_that_its_signer_may_not_release(
 
 
 @pytest.mark.slow
+def test_a_host_that_was_started_strict_is_not_opened_by_a_file_that_was_changed(
+    strict: Deployment, people: dict[str, Person]
+) -> None:
+    first(strict, people["alice"], "opened")
+    config = strict.path / "livetag.toml"
+    before = config.read_text()
+    try:
+        config.write_text("# nothing is said of a policy here any more\n")
+        second(strict, "opened")
+        strict.work.tag("opened/v1.1.0")
+        strict.push("-o", "no-wait", "opened/v1.1.0")  # the hook reads the file as it is now
+        assert "opened/v1.1.0" in strict.tags()
+        assert 'does not say mode = "strict" any more' in not_permitted(strict, "opened/v1.1.0")
+        assert strict.version("opened") == "1.0.0"
+    finally:
+        config.write_text(before)
+        strict.git("update-ref", "-d", "refs/tags/opened/v1.1.0")
+        strict.call("wake")
+
+
 def test_what_the_pushed_tree_says_of_the_policy_changes_nothing(
     tmp_path: Path, people: dict[str, Person]
 ) -> None:
