@@ -106,11 +106,14 @@ class AppManifest(msgspec.Struct, frozen=True):
 
 
 class HostSection(msgspec.Struct, frozen=True):
+    """How the host behaves; `probation` false: no release has one here, whatever its module.toml asks for."""
+
     prereleases: bool = False
     shadow: bool = True
     stall_s: Seconds = 5.0
     drain_s: Seconds = 10.0
     settle_s: Seconds = 10.0
+    probation: bool = True
 
 
 class PolicySection(msgspec.Struct, frozen=True):

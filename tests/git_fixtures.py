@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import tomli
+
 from repo_store.release import TagRef, parse_tag
 from repo_store.store import RepoStore
 
@@ -39,8 +41,17 @@ def clean_environment() -> dict[str, str]:
     }
 
 
+NO_PROBATION = "[probation]\nseconds = 0\n"
+
+
 class GitRepo:
-    """A work clone. `push` needs `remote`; every method runs the real `git`, and a failure of it fails the test."""
+    """A work clone. `push` needs `remote`; every method runs the real `git`, and a failure of it fails the test.
+
+    Its modules ask for no probation unless their module.toml says of one: most tests are about something else, and what they
+    deploy has passed as soon as it is committed. `probation` leaves them as they are written.
+    """
+
+    probation = False
 
     def __init__(self, path: Path, remote: Path | str | None = None) -> None:
         self.path = path
@@ -82,9 +93,24 @@ class GitRepo:
 
     def commit(self, message: str = "change") -> str:
         """Commit everything in the work tree, even nothing new, and give the commit id."""
+        if not self.probation:
+            self._ask_for_none()
         self.git("add", "--all", "--force")
         self.git("commit", "--quiet", "--allow-empty", "-m", message)
         return self.head()
+
+    def _ask_for_none(self) -> None:
+        for init in self.path.glob("modules/*/__init__.py"):
+            toml = init.parent / "module.toml"
+            if toml.is_symlink() or (toml.exists() and toml.stat().st_size > 10_000):
+                continue
+            said = toml.read_bytes() if toml.exists() else b""
+            try:
+                asked = "probation" in tomli.loads(said.decode())
+            except (ValueError, RecursionError):  # it is broken on purpose
+                continue
+            if not asked:
+                toml.write_bytes(said.rstrip(b"\n") + b"\n" * bool(said) + NO_PROBATION.encode())
 
     def head(self) -> str:
         return self.git("rev-parse", "HEAD")

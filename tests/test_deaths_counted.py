@@ -39,6 +39,11 @@ from orchestrator.upgrade.recovery import close_the_past
 HEN = Entry("hen", "hen", "1.0.0", "hen/v1.0.0", "c-1", "t-1", "o")
 KEY = ("hen", "c-1")
 DEPLOYED = (Planned(1, (Change("hen", None, HEN),), "t", "w"), Prepared(1), Committed(1, 1.0, 0))
+OLD = msgspec.structs.replace(HEN, version="0.9.0", tag="hen/v0.9.0", commit_id="c-0", tree_id="t-0")
+UPGRADED = (
+    *(Planned(1, (Change("hen", None, OLD),), "t", "w"), Prepared(1), Committed(1, 1.0, 0), Confirmed(1, "")),
+    *(Planned(2, (Change("hen", OLD, HEN),), "t", "w"), Prepared(2), Committed(2, 1.0, 0)),
+)  # so that there is something to go back to
 
 
 class _Killed(Exception):
@@ -172,18 +177,18 @@ def test_a_power_cut_in_a_probation_or_a_transaction_is_no_death_of_the_release(
     monkeypatch.setattr(black_box, "_BOOT_ID", boot)
     place = Place(tmp_path / "deployment")
     boot.write_text("boot 0")
-    place.dies(*DEPLOYED, in_hen=False)
+    place.dies(*UPGRADED, in_hen=False)
     successor = msgspec.structs.replace(HEN, commit_id="c-2")
-    for txn in (2, 3):  # each start finds what was in probation, and the cut comes in the next transaction
+    for txn in (3, 4):  # each start finds what was in probation, and the cut comes in the next transaction
         boot.write_text(f"boot {txn}")
         place.dies(Planned(txn, (Change("hen", HEN, successor),), "t", "w"), Prepared(txn), in_hen=False)
-    boot.write_text("boot 4")
+    boot.write_text("boot 5")
     with place.host() as (book, box):
         box.begin()
         assert not book.ledger.deaths
         assert not book.ledger.quarantine
-        assert [book.ledger.transactions[txn].fault for txn in (2, 3)] == ["moment", "moment"]
-        assert [view.id for view in book.ledger.in_probation] == [1], "it goes on: nothing speaks against it"
+        assert [book.ledger.transactions[txn].fault for txn in (3, 4)] == ["moment", "moment"]
+        assert [view.id for view in book.ledger.in_probation] == [2], "it goes on: nothing speaks against it"
         raise _Killed
     place.dies()
     assert place.ledger.deaths == {KEY: 1}, "a death without a reboot counts as before"
@@ -195,7 +200,7 @@ def test_a_host_that_had_ended_by_itself_before_the_reboot_has_died_in_the_proba
     place = Place(tmp_path / "deployment")
     with place.host() as (book, box):
         box.begin()
-        for fact in DEPLOYED:
+        for fact in UPGRADED:
             book.write_now(fact)
         box.close()
         raise _Killed
@@ -228,9 +233,9 @@ def test_what_was_in_doubt_before_a_reboot_is_held_against_nobody(
 def test_a_copy_of_a_deployment_whose_host_lives_counts_no_death(tmp_path: Path) -> None:
     """Of what was in probation, under way, or running just then: it is tried out beside the one that serves."""
     original = Place(tmp_path / "original")
-    original.dies(*DEPLOYED)
+    original.dies(*UPGRADED)
     original.dies(
-        *(Planned(2, (Change("hen", HEN, msgspec.structs.replace(HEN, commit_id="c-2")),), "t", "w"),)
+        *(Planned(3, (Change("hen", HEN, msgspec.structs.replace(HEN, commit_id="c-2")),), "t", "w"),)
     )
     left = original.ledger
     assert left.running
@@ -242,7 +247,7 @@ def test_a_copy_of_a_deployment_whose_host_lives_counts_no_death(tmp_path: Path)
             assert book.ledger.deaths == {KEY: 1}
             assert not book.ledger.starts.deaths
             assert not book.ledger.quarantine
-            assert book.ledger.transactions[2].fault == "moment"
+            assert book.ledger.transactions[3].fault == "moment"
             raise _Killed
         original = copy  # a copy of the copy
     copy.dies()
@@ -283,3 +288,11 @@ def test_what_could_not_be_loaded_or_came_a_moment_ago_has_not_lasted(place: Pla
     starts = place.ledger.starts
     assert starts.deaths == {KEY: 1}
     assert starts.proven == frozenset()
+
+
+def test_a_death_in_the_probation_of_what_came_first_is_held_against_nobody(place: Place) -> None:
+    """There is nothing to go back to, and a service that was killed twice is not to be left out of service for it."""
+    for _ in range(2):
+        place.dies(*(DEPLOYED if not place.facts() else ()), in_hen=False)
+    assert not place.ledger.deaths
+    assert not place.ledger.quarantine

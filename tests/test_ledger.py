@@ -9,17 +9,21 @@ from hypothesis import strategies as st
 
 from orchestrator.upgrade.errors import IllegalTransition
 from orchestrator.upgrade.ledger import Ledger, TagPin, fold
+from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.phases import UNFINISHED, Phase
 from orchestrator.upgrade.records import (
+    Breached,
     Change,
     Committed,
     Confirmed,
+    Degraded,
     Entry,
     Fact,
     HostStarted,
     HostStopped,
     ImageSaved,
     ImageUsed,
+    Inconclusive,
     Lifted,
     Planned,
     Prepared,
@@ -217,6 +221,42 @@ def test_a_death_in_probation_counts_and_a_clean_stop_or_a_confirmation_does_not
     assert dict(lifted.deaths) == {}
 
 
+def test_a_death_in_the_way_back_is_not_held_against_what_has_passed() -> None:
+    second = (planned(2, (A1, A2)), Prepared(2), Committed(2, 1.0, 0), Breached(2, "it fails"))
+    way_back = Planned(3, (change(A2, A1),), "", IN_PROBATION, 2)
+    died = read(*FIRST, *second, way_back, RolledBack(3, "the host died", "died"))
+    assert not died.deaths
+    assert [view.id for view in died.in_probation] == [2]
+    assert died.in_probation[0].breach is not None  # a start goes on with it
+
+
+def test_what_was_found_of_a_probation_is_kept_until_it_is_over() -> None:
+    second = (planned(2, (A1, A2)), Prepared(2), Committed(2, 1.0, 0))
+    found = read(
+        *FIRST, *second, Inconclusive(2, "too few"), Breached(2, "it fails"), Degraded(2, "no way back")
+    )
+    (view,) = found.in_probation
+    said = (view.inconclusive, view.breach, view.degraded)
+    assert [each.reason for each in said if each is not None] == ["too few", "it fails", "no way back"]
+    later = read(
+        *FIRST, *second, planned(3, (A2, A3)), Prepared(3), Committed(3, 1.0, 0), Breached(2, "too late")
+    )
+    assert [(v.id, v.breach, v.covers) for v in later.in_probation] == [(3, None, (2,))]
+    assert later.transactions[2].breach is None  # it was taken over in that moment
+    confirmed = read(*FIRST, *second, Confirmed(2, "", "confirmed by ann"))
+    assert confirmed.transactions[2].judged == "confirmed by ann"
+
+
+def test_the_way_back_of_a_chain_marks_all_of_it_as_put_back() -> None:
+    chain = (
+        *(planned(2, (A1, A2)), Prepared(2), Committed(2, 1.0, 0)),
+        *(planned(3, (A2, A3)), Prepared(3), Committed(3, 1.0, 0), Breached(3, "it fails")),
+        *(Planned(4, (change(A3, A1),), "", IN_PROBATION, 3), Prepared(4), Committed(4, 1.0, 0)),
+    )
+    ledger = read(*FIRST, *chain)
+    assert [ledger.transactions[txn].outcome for txn in (2, 3, 4)] == ["reverted", "reverted", "committed"]
+
+
 def test_several_modules_of_one_package_die_once() -> None:
     one, two = (Entry(name, "p", "1.0.0", "p/v1.0.0", "c", "t", "o") for name in ("one", "two"))
     ledger = read(planned(1, (None, one), (None, two)), RolledBack(1, "died", "died"))
@@ -242,6 +282,7 @@ ILLEGAL: dict[str, tuple[Fact, ...]] = {
         *FIRST[:3],
         RolledBack(1, "", "moment"),
     ),
+    "record 5 (Breached) .*in no probation": (*FIRST, Breached(1, "")),
     "record 5 (Confirmed) .*confirmed cannot take": (*FIRST, Confirmed(1, "")),
     "record 5 (Planned) .*transaction 1 exists already": (*FIRST, planned(1, (A1, A2))),
     "record 5 (Unchanged) .*transaction 1 exists already": (*FIRST, Unchanged(1, ())),

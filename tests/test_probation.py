@@ -10,7 +10,8 @@ from orchestrator.runtime.figures import Figures, Terms
 from orchestrator.upgrade.probation import Backlog, Judgement, Signs, judge, together
 
 TERMS = Terms(seconds=30.0, min_messages=100, max_error_rate=0.01, max_p99_ms=100.0)
-GOOD = Figures(units=5000, failed=0, slow=0, p99_ms=0.4)
+GOOD = Figures(units=5000, failed=0, slow=0, p99_ms=0.4, p50_ms=0.1)
+SLOWER = Figures(units=5000, failed=0, slow=0, p99_ms=0.6, p50_ms=0.2)
 OVER = 31.0
 
 
@@ -78,7 +79,10 @@ def test_a_good_release_before_excuses_nothing() -> None:
 
 
 def test_a_stall_is_a_breach_at_once_and_so_is_what_self_test_says() -> None:
-    assert "stall_s = 5" in of(Figures(units=5000, stalls=1), GOOD, elapsed_s=1.0).reason
+    assert (
+        "a unit did not end within host.stall_s"
+        in of(Figures(units=5000, stalls=1), GOOD, elapsed_s=1.0).reason
+    )
     unfit = judge(
         Signs(TERMS, GOOD, GOOD, 1.0, unfit="self_test() raised ValueError: the books do not balance")
     )
@@ -86,11 +90,11 @@ def test_a_stall_is_a_breach_at_once_and_so_is_what_self_test_says() -> None:
 
 
 def test_a_mailbox_that_grows_past_its_half_is_a_breach_and_a_burst_is_not() -> None:
-    def looks(*lengths: int, at_switch: int = 0) -> Judgement:
+    def looks(*lengths: int, at_switch: int = 0, now: Figures = SLOWER) -> Judgement:
         backlog = Backlog(at_switch, 1000, at_switch)
         for length in lengths:
             backlog = backlog.after(length, 1000)
-        return judge(Signs(TERMS, GOOD, GOOD, OVER, backlog=backlog))
+        return judge(Signs(TERMS, now, GOOD, OVER, backlog=backlog))
 
     assert "600 messages wait" in looks(200, 400, 600).reason
     assert looks(200, 400, 600).word == "breach"
@@ -99,6 +103,9 @@ def test_a_mailbox_that_grows_past_its_half_is_a_breach_and_a_burst_is_not() -> 
     assert looks(0, 0, 900).word == "passed"  # it came just now
     assert looks(400, 500, 600, at_switch=300).word == "passed"  # the one before did not keep up either
     assert looks(100, 200, 400).word == "passed"
+    more = looks(200, 400, 600, now=GOOD)  # it is as fast as the one before: more is sent
+    assert more.word == "passed"
+    assert "600 messages wait and the mailbox grows" in more.notes[0]
 
 
 def test_of_several_modules_a_breach_decides_then_who_is_still_watched_then_who_is_not_measured() -> None:

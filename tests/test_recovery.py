@@ -34,7 +34,7 @@ from orchestrator.upgrade.records import (
 )
 from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
 from orchestrator.upgrade.repository import Repository
-from repo_store.manifest import ModuleManifest, TrialSection
+from repo_store.manifest import ModuleManifest, Probation, TrialSection
 from tests.runtime_kit import idle, state_of
 
 COUNTER = """
@@ -73,7 +73,7 @@ class _Folder(Repository):
         self._folder = folder
 
     async def staged(self, entry: Entry) -> tuple[Path, ModuleManifest]:
-        return self._folder / entry.tree_id, ModuleManifest()
+        return self._folder / entry.tree_id, ModuleManifest(probation=Probation(seconds=0))
 
     def stage(self, tree_id: str, code: str) -> None:
         package = self._folder / tree_id / "counter"

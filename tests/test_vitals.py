@@ -121,7 +121,7 @@ def test_a_release_is_compared_with_the_last_one_that_has_passed() -> None:
             await app.send("counter", "fail")
             await idle(app)
             vitals(app).serve(IN_PROBATION)  # a fix comes while the probation is on
-            assert vitals(app).before is before
+            assert vitals(app).before == before
             assert vitals(app).figures.units == 0
             await app.ask("counter", "add", {"n": 1})
             vitals(app).passed()

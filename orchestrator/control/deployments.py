@@ -14,6 +14,7 @@ from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.signed_rollback import message_of, unsigned, verified
 from orchestrator.control.wire import Refused
+from orchestrator.upgrade import words
 from orchestrator.upgrade.causes import Cause
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.progress import Event
@@ -27,6 +28,7 @@ from repo_store.release import Tag, parse_tag
 class _Tag(msgspec.Struct):
     tag: str
     wait: bool = True
+    confirmed: bool = False  # wait for the end of its probation, too
 
 
 class _RefChange(msgspec.Struct):
@@ -38,6 +40,12 @@ class _RefChange(msgspec.Struct):
 class _Push(msgspec.Struct):
     changes: list[_RefChange]
     options: list[str] = []
+    who: str = ""
+
+
+class _Confirm(msgspec.Struct):
+    module: str
+    reason: str | None = None
     who: str = ""
 
 
@@ -78,7 +86,7 @@ class Deployments:
         self._permissions.check(request, [asked.tag])
         self._known_tag(asked.tag, await self._upgrader.repository.refs())
         self._upgrader.asked.deploy([asked.tag])
-        return await self._outcomes([asked.tag], emit, wait=asked.wait)
+        return await self._outcomes([asked.tag], emit, wait=asked.wait, confirmed=asked.confirmed)
 
     async def pushing(self, request: dict[str, object], _emit: Emit) -> None:
         """A push is about to write these tags: a look that finds them before it has said so knows whose they are."""
@@ -100,12 +108,23 @@ class Deployments:
             for c in asked.changes
             if c.new is None and (parsed := parse_tag(c.ref.removeprefix("refs/tags/")))
         }
-        return await self._outcomes(tags, emit, wait="no-wait" not in asked.options, gone=gone)
+        confirmed = "wait=confirmed" in asked.options
+        return await self._outcomes(
+            tags, emit, wait="no-wait" not in asked.options, gone=gone, confirmed=confirmed
+        )
 
     async def _outcomes(
-        self, tags: Sequence[str], emit: Emit, *, wait: bool, gone: Container[str] = ()
+        self,
+        tags: Sequence[str],
+        emit: Emit,
+        *,
+        wait: bool,
+        gone: Container[str] = (),
+        confirmed: bool = False,
     ) -> object:
         """Look again, pass on what happens, and say what became of each tag once it is decided.
+
+        With `confirmed`, once its probation is over, too, or its time is and too little was measured.
 
         Of the packages in `gone`, a tag was deleted: what comes into service instead has another tag.
         """
@@ -123,10 +142,24 @@ class Deployments:
                     v.word == "under way" for v in self._verdicts(tags)
                 ):
                     await self._upgrader.next_pass()
+                while confirmed and self._upgrader.probations.undecided(tags):
+                    await self._news()
         if not wait:
             text = "not waited for; see livetag history"
             return {"tags": [{"tag": t, "verdict": "under way", "text": text} for t in tags]}
         return {"tags": [{"tag": v.tag, "verdict": v.word, "text": v.text} for v in self._verdicts(tags)]}
+
+    async def _news(self) -> None:
+        """Return when something has come of a probation, or of the tags: a new release takes a probation over."""
+        upgrader = self._upgrader
+        both = [
+            asyncio.ensure_future(each) for each in (upgrader.probations.next_news(), upgrader.next_pass())
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in both:
+                each.cancel()
 
     def _verdicts(self, tags: Sequence[str]) -> list[Verdict]:
         return [self._verdict(tag) for tag in tags]
@@ -159,7 +192,7 @@ class Deployments:
                 f"{asked.tag} is not in quarantine; nothing was changed. livetag plan {asked.tag} says what it is."
             )
         await self._upgrader.lift(keys, "livetag retry", "asked for")
-        answer = await self._outcomes([asked.tag], emit, wait=asked.wait)
+        answer = await self._outcomes([asked.tag], emit, wait=asked.wait, confirmed=asked.confirmed)
         said = self._verdict(asked.tag)
         if asked.wait and said.word == "recorded":  # another tag is higher, or a person keeps it back
             text = f"commit {keys[0][1][:12]} is out of quarantine; {said.text}"
@@ -176,6 +209,28 @@ class Deployments:
         """All packages that were quarantined at this commit: they failed together."""
         quarantine = self._upgrader.book.ledger.quarantine
         return [k for k in quarantine if k[1] == key[1]] if key in quarantine else []
+
+    async def confirm(self, request: dict[str, object], _emit: Emit) -> object:
+        """A person ends the probation of a module: what serves is what an automatic way back returns to from now on."""
+        asked, upgrader = read(request, _Confirm), self._upgrader
+        entry = upgrader.book.ledger.table.get(asked.module)
+        if entry is None:
+            raise Refused(f"There is no module {asked.module}; livetag status shows those that there are.")
+        self._permissions.check(request, [entry.tag])
+        view = upgrader.probations.of(asked.module)
+        if view is not None and view.breach is not None and view.degraded is None:
+            raise Refused(
+                f"{asked.module} {entry.version} does not keep its limits, and goes back now: {view.breach.reason}. Nothing "
+                "was confirmed; livetag history shows how that ends."
+            )
+        who = self._permissions.identity(request, asked.who).shown
+        why = f": {asked.reason}" if asked.reason else ""
+        done = await upgrader.probations.confirm(asked.module, f"confirmed by {who}{why}")
+        if done is None:
+            raise Refused(
+                f"{asked.module} {entry.version} is in no probation; there is nothing to confirm, and nothing was changed."
+            )
+        return {"txn": done.id, "modules": list(done.probation), "text": words.confirmed(done)}
 
     async def rollback(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Rollback)

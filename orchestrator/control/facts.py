@@ -176,7 +176,7 @@ def _transaction(view: TransactionView) -> Facts:
             for c in view.changes
         ],
         "outcome": view.outcome,
-        "reason": view.reason,
+        "reason": _reason(view),
         "pause_us": view.pause_us,
         "predicted_us": view.predicted_us,
         "held_messages": view.held_messages,
@@ -184,6 +184,13 @@ def _transaction(view: TransactionView) -> Facts:
         "by": view.trigger,
         **({"mismatches": list(view.mismatches)} if view.mismatches else {}),
     }
+
+
+def _reason(view: TransactionView) -> str:
+    """Why it was made, or ended; of one that did not keep its limits, what was found."""
+    if view.outcome == "reverted" and view.breach is not None:
+        return view.breach.reason
+    return view.degraded.reason if view.degraded is not None else view.reason
 
 
 def letter(dead: DeadLetter) -> Facts:

@@ -42,6 +42,7 @@ from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Served, 
 from orchestrator.upgrade.recovery import bring_back, close_the_past
 from orchestrator.upgrade.repository import Describe, Repository
 from orchestrator.upgrade.rolling_back import go_on_with_rollback
+from orchestrator.upgrade.source import incoming_release, unwatched
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.errors import StoreError
@@ -139,6 +140,7 @@ class _Host:
         book.hide = app.secrets.hide
         hide_in_logs(app.secrets.hide)
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
+        bring = incoming_release if self._config.host.probation else unwatched
         recovered = await bring_back(
             app,
             book,
@@ -146,6 +148,7 @@ class _Host:
             images,
             self._config.trial,
             self._box,
+            bring,
             stored=stored,
             without=self._without,
         )
@@ -163,6 +166,7 @@ class _Host:
             self._config.trial,
             kept=recovered.kept,
             shadows=self._config.host.shadow,
+            bring=bring,
         )
         await go_on_with_rollback(upgrader)
         operations = Operations(app, upgrader, self._config, recovered.failed, self._ask_to_stop)
@@ -173,7 +177,9 @@ class _Host:
             hide=app.secrets.hide,
         )
         await server.start()
+        upgrader.probations.resume()
         running = asyncio.ensure_future(upgrader.run())
+        watching = asyncio.ensure_future(upgrader.probations.run())
         monitor = self._watch(upgrader)
         watchdog = Watchdog(self._config.host.stall_s, app)
         watchdog.start()
@@ -185,6 +191,7 @@ class _Host:
             await asyncio.get_running_loop().run_in_executor(None, monitor.stop)
             await upgrader.leave(running)
             settling.cancel()
+            watching.cancel()
             await server.close()
             await self._save(app, book)
             watchdog.stop()

@@ -28,6 +28,7 @@ def modules(app: Application, upgrader: Upgrader, failed: Mapping[str, str]) -> 
     return {
         name: {
             **_module(entry, states[name], app.modules.get(name), failed.get(name), ledger),
+            "probation": upgrader.probations.facts(name),
             **_overdue(app, name, overdue.get(name)),
         }
         for name, entry in sorted(ledger.table.items())

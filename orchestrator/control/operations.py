@@ -76,6 +76,7 @@ class Operations:
             "push": deployments.push,
             "pushing": deployments.pushing,
             "retry": deployments.retry,
+            "confirm": deployments.confirm,
             "rollback": deployments.rollback,
             "wake": deployments.wake,
             **reconfiguration.table(),

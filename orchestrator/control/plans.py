@@ -129,6 +129,7 @@ def view_of(upgrader: Upgrader, outlook: Outlook, *, prereleases: bool, trouble:
         stopped=stopped,
         doubt=book.doubt,
         not_ordered=outlook.admission.all_refused,
+        watched=upgrader.probations.watched,
     )
 
 

@@ -76,6 +76,7 @@ CONFIG = """\
 # shadow = true           # false: no release is shadowed, as on a host without traffic
 # stall_s = 5.0           # a handler that does not return for this long is interrupted
 # settle_s = 10.0         # a death of the host this soon after its start counts against what it started with
+# probation = true        # false: no release is watched after it went live, whatever its module.toml asks for
 # drain_s = 10.0          # SIGTERM: how long the units under way may take to end
 
 [policy]

@@ -23,13 +23,13 @@ UNTIMED: Final = (
 
 
 class Vitals:
-    """Of one module, since its version in service came; `before` are those of the version that it is compared with."""
+    """Of one module, since its version in service came."""
 
     __slots__ = (
+        "_before",
         "_handled",
         "_proxy",
         "_times",
-        "before",
         "failed",
         "now",
         "slow",
@@ -42,7 +42,7 @@ class Vitals:
         self._proxy = proxy
         self.now = proxy.app.clock.now
         self.terms = Terms()
-        self.before: Figures | None = None
+        self._before: tuple[int, int, int, int, deque[float]] | None = None
         self.slow_s: float | None = None  # each unit is timed, and one that takes longer is slow
         self._begin()
 
@@ -60,7 +60,8 @@ class Vitals:
         passed.
         """
         if self.slow_s is None and self._proxy.implementation is not None:
-            self.before = self.figures
+            # As it is: what it amounts to is worked out when somebody asks, and not in the pause.
+            self._before = (self._units, self.failed, self.slow, self.stalls, self._times)
         self.terms = terms
         self._begin()
         self.slow_s = terms.max_p99_ms / 1000 if terms.seconds else None
@@ -78,12 +79,26 @@ class Vitals:
             self.slow += 1
 
     @property
+    def _units(self) -> int:
+        return self._proxy.handled - self._handled + self.failed
+
+    @property
     def figures(self) -> Figures:
         """The vital signs now."""
-        units = self._proxy.handled - self._handled + self.failed
-        return Figures(units, self.failed, self.slow, self.stalls, _p99_ms(self._times))
+        return Figures(self._units, self.failed, self.slow, self.stalls, *_times_ms(self._times))
+
+    @property
+    def before(self) -> Figures | None:
+        """Those of the version that it is compared with; None: there was none."""
+        if self._before is None:
+            return None
+        units, failed, slow, stalls, times = self._before
+        return Figures(units, failed, slow, stalls, *_times_ms(times))
 
 
-def _p99_ms(times: Iterable[float]) -> float | None:
+def _times_ms(times: Iterable[float]) -> tuple[float | None, float | None]:
+    """Their 99th percentile and their median, in milliseconds."""
     found = sorted(times)
-    return found[math.ceil(len(found) * 0.99) - 1] * 1000 if found else None
+    if not found:
+        return None, None
+    return found[math.ceil(len(found) * 0.99) - 1] * 1000, found[len(found) // 2] * 1000

@@ -17,6 +17,7 @@ from orchestrator.upgrade.black_box import BlackBox
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
+from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.records import (
     Fact,
     Held,
@@ -178,9 +179,15 @@ def _entry(view: TransactionView) -> DeploymentEntry:
         view.ended_seq or 0,
         view.ended_at or view.at,
         modules,
-        "committed" if view.outcome == "reverted" else view.outcome or "",
+        _outcome(view),
         view.reason,
         view.pause_us,
         view.held_messages,
         view.predicted_us,
     )
+
+
+def _outcome(view: TransactionView) -> str:
+    if view.who == IN_PROBATION and view.outcome == "committed":
+        return "reverted"  # what it says of itself: it is the way back of what did not pass
+    return "committed" if view.outcome == "reverted" else view.outcome or ""

@@ -136,11 +136,11 @@ def ways_back(ledger: Ledger) -> list[tuple[TransactionView, tuple[Change, ...]]
             if c.name not in gone and _still_there(c, ledger)
         )
         gone.update(change.name for change in changes)
-        found.append((view, tuple(_without_taken_names(changes, table))))
+        found.append((view, tuple(without_taken_names(changes, table))))
     return found
 
 
-def _without_taken_names(changes: Sequence[Change], table: dict[str, Entry]) -> Iterator[Change]:
+def without_taken_names(changes: Sequence[Change], table: dict[str, Entry]) -> Iterator[Change]:
     """What goes back leaves each name with the module that has it in the table, which is brought up to that."""
     back = {change.name for change in changes}
     taken = {*table, *(also for entry in table.values() if entry.name not in back for also in entry.also)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.figures import Terms
 from orchestrator.runtime.loader import Loaded
 from orchestrator.runtime.message import Message
 from orchestrator.runtime.table_image import TableImage
@@ -58,7 +59,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What is to come into service: its code, limits, and its config with secrets resolved.
+    """What is to come into service: its code, limits, its config with secrets resolved, the terms of its probation.
 
     `unshadowed`: why it gets no shadow though it asks for one.
     """
@@ -72,6 +73,7 @@ class Incoming:
     tried: bool = (
         True  # in a child, on copies; a class in a test is not, and so no unit is waited for to make them
     )
+    terms: Terms = Terms()  # noqa: RUF009  # a frozen value
 
 
 @dataclass(frozen=True, slots=True)

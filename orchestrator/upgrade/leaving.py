@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.runtime.application import Application
-from orchestrator.upgrade.candidate import Candidate
+from orchestrator.runtime.description import Description
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.records import Change
 from orchestrator.upgrade.rehearsal import LeavingSource, WayDown
@@ -19,12 +19,15 @@ def way_down(
     app: Application,
     repository: Repository,
     change: Change,
-    candidate: Candidate | None,
+    description: Description | None,
     *,
     trial: TrialSection,
     bring: Bring,
 ) -> WayDown | None:
-    """What a rehearsal needs if state or records go down with this change; None: there is nothing in service to go from."""
+    """What a rehearsal needs if state or records go down with this change, to the release that is described.
+
+    None: there is nothing in service to go from.
+    """
     before, proxy = change.before, app.modules.get(change.name)
     if before is None or proxy is None or proxy.implementation is None:
         return None
@@ -37,12 +40,11 @@ def way_down(
             return None  # its commit is gone from the repository, or its config from the host
         return source if isinstance(source, LeavingSource) else None
 
-    return WayDown(leaving, _going_down(app, change, candidate))
+    return WayDown(leaving, _going_down(app, change, description))
 
 
-def _going_down(app: Application, change: Change, candidate: Candidate | None) -> Mapping[str, int]:
+def _going_down(app: Application, change: Change, description: Description | None) -> Mapping[str, int]:
     """The Tables of which the release has an older version than the one in service, with that version."""
-    description = candidate.description if candidate is not None else None
     live = app.modules[change.name].tables.live
     return {
         name: table.version

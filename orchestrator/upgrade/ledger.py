@@ -15,7 +15,7 @@ from orchestrator.upgrade import orders as signed
 from orchestrator.upgrade import overrides as by_hand
 from orchestrator.upgrade import records as facts
 from orchestrator.upgrade.errors import IllegalTransition
-from orchestrator.upgrade.noted import Quarantine, TagPin
+from orchestrator.upgrade.noted import IN_PROBATION, Quarantine, TagPin
 from orchestrator.upgrade.overrides import Hold, Override, OverrideKey
 from orchestrator.upgrade.phases import UNFINISHED, Phase, Signal, advance
 from orchestrator.upgrade.records import Change, Entry, Record
@@ -200,11 +200,15 @@ class _Draft:
             ),
         )
         self._put(self.table, view.changes)
-        signed.carry(self.orders, view.changes, view.app)
-        self.app = view.app or self.app
+        if view.app is not None:
+            self.app = view.app if view.app[0] else None  # empty texts: the first one was put back
+        signed.carry(self.orders, view.changes, view.app and self.app)
         self.images.difference_update(fact.images_used)
         self._take_over_probations(view)
         self._revert(view.reverts)
+        if view.who == IN_PROBATION and view.reverts is not None:
+            for txn in self.transactions[view.reverts].covers:
+                self.transactions[txn] = replace(self.transactions[txn], outcome="reverted")
         self._end_rollback(view.trigger.split())
 
     def _revert(self, txn: int | None) -> None:
@@ -234,13 +238,17 @@ class _Draft:
                 predicted_us=fact.predicted_us,
             ),
         )
-        if fact.fault == "died":
+        # What a way back of a probation leads to has passed before: it is not suspected.
+        if fact.fault == "died" and view.who != IN_PROBATION:
             self._count_deaths(change.after for change in view.changes if change.brings_code)
 
     @_take.register
     def _confirmed(self, fact: facts.Confirmed, record: Record) -> None:
         view = self._move(
-            fact.txn, Signal.PROBATION_PASSED, record, lambda view: replace(view, reason=fact.reason)
+            fact.txn,
+            Signal.PROBATION_PASSED,
+            record,
+            lambda view: replace(view, reason=fact.reason or view.reason, judged=fact.judged),
         )
         for name in view.probation:
             entry = self.table.get(name)
@@ -250,6 +258,15 @@ class _Draft:
                 self.confirmed[name] = entry
                 self.deaths.pop((entry.package, entry.commit_id), None)
         self._end_probation(fact.txn)
+
+    @_take.register(facts.Inconclusive)
+    @_take.register(facts.Breached)
+    @_take.register(facts.Degraded)
+    def _found(self, fact: facts.Inconclusive | facts.Breached | facts.Degraded, record: Record) -> None:
+        view = self.transactions.get(fact.txn)
+        if view is None or view.phase is not Phase.COMMITTED:
+            raise IllegalTransition(f"transaction {fact.txn} is in no probation")
+        self.transactions[fact.txn] = view.found(fact, record.at)
 
     @_take.register
     def _unchanged(self, fact: facts.Unchanged, record: Record) -> None:
@@ -320,9 +337,13 @@ class _Draft:
     @_take.register
     def _host_started(self, fact: facts.HostStarted, record: Record) -> None:  # noqa: ARG002
         if self.running and not (fact.copied or fact.rebooted):
-            # It died. Whatever was in probation is suspect; an unfinished transaction is counted when
-            # recovery writes its RolledBack, so that it is counted once.
-            suspects = {name for txn in self.probations for name in self.transactions[txn].probation}
+            # It died. What was in probation is suspect, unless nothing served in its place before: to take that out of
+            # service helps nobody, and what ends each start is counted by `starts`. An unfinished transaction is counted
+            # when recovery writes its RolledBack, so that it is counted once.
+            views = (self.transactions[txn] for txn in self.probations)
+            suspects = {
+                n for v in views if v.inconclusive is None for n in v.probation if n in self.confirmed
+            }
             self._count_deaths(self.table.get(name) for name in sorted(suspects))
         self.running = True
         self.stopped_clean = False
@@ -383,13 +404,14 @@ class _Draft:
 
     def _take_over_probations(self, view: TransactionView) -> None:
         """Make a transaction that touches a module in probation answer for all modules of that probation."""
-        names = {change.name for change in view.changes}
+        names, covers = {change.name for change in view.changes}, list[int]()
         for txn in sorted(self.probations):
-            covered = self.transactions[txn].probation
-            if names.intersection(covered):
-                names.update(covered)
+            covered = self.transactions[txn]
+            if names.intersection(covered.probation):
+                names.update(covered.probation)
+                covers += [*covered.covers, txn]
                 self._end_probation(txn)
-        self.transactions[view.id] = replace(view, probation=tuple(sorted(names)))
+        self.transactions[view.id] = replace(view, probation=tuple(sorted(names)), covers=tuple(covers))
         self.probations.add(view.id)
 
     def _end_probation(self, txn: int) -> None:

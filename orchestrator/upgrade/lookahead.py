@@ -137,7 +137,12 @@ class Foresight:
             self._app.secrets.learn(after.config, incoming.config)
             participant = Participant(self._app, change, incoming, self._kept.get(change.name))
             participant.way_down = way_down(
-                self._app, ahead, change, candidate, trial=self._limits, bring=incoming_release
+                self._app,
+                ahead,
+                change,
+                candidate.description,
+                trial=self._limits,
+                bring=incoming_release,
             )
             found = await participant.try_out()
         except TrialFailed as error:

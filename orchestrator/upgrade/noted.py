@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+IN_PROBATION: Final = "livetag, in probation"  # who puts back what breached one
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.clock import within
 from orchestrator.runtime.durability import Write
 from orchestrator.runtime.errors import ModuleError, Overrun, error_text
+from orchestrator.runtime.figures import Terms
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import author_line
 from orchestrator.runtime.proxy import ModuleProxy
@@ -199,7 +200,7 @@ class Participant:
                 "It runs while the version before serves: give long work to asyncio.to_thread()"
             ) from None
         except BaseException as error:  # noqa: BLE001  # SystemExit in prepare() is a vote no, not the host's end
-            raise VoteRefused(_author_failed(what, error, new)) from None
+            raise VoteRefused(author_failed(what, error, new)) from None
 
     def _find_chain(self, blueprint: Blueprint) -> list[Step]:
         """The steps from the state there is to the new version; steps down live in the version that leaves."""
@@ -272,6 +273,7 @@ class Participant:
     def attach(self) -> None:
         """The new version is in service. Cannot raise: the decision has been made."""
         if self.new is not None:
+            self.proxy.vitals.serve(self.incoming.terms if self.incoming is not None else Terms())
             self.proxy.serve(self.new, self._state, self._tables)
             if self._opening is not None:
                 self.proxy.resources.use(self._opening)
@@ -371,10 +373,11 @@ async def prepared(implementation: Implementation) -> None:
 def switch_failure(participant: Participant, step: str, error: BaseException) -> VoteRefused:
     """An error of author code in the switch, as a sentence."""
     implementation = participant.old if step == "hand_over()" else participant.new
-    return VoteRefused(_author_failed(step, error, implementation))
+    return VoteRefused(author_failed(step, error, implementation))
 
 
-def _author_failed(step: str, error: BaseException, implementation: Implementation | None) -> str:
+def author_failed(step: str, error: BaseException, implementation: Implementation | None) -> str:
+    """What a step of the author's code raised, as a sentence."""
     loaded = implementation.loaded if implementation is not None else None
     if isinstance(error, (ModuleError, TrialFailed)):
         return f"{step}: {error}"

@@ -51,7 +51,7 @@ class _Fact(msgspec.Struct, frozen=True, tag_field="kind", tag=True, forbid_unkn
 
 
 class Planned(_Fact, frozen=True, tag=True):
-    """A transaction begins. `reverts` is the transaction that it takes back, if it is a way back."""
+    """A transaction begins, because of `why`. `reverts` is the transaction that it takes back, if it is a way back."""
 
     txn: int
     changes: tuple[Change, ...]
@@ -60,6 +60,7 @@ class Planned(_Fact, frozen=True, tag=True):
     reverts: int | None = None
     overrides: tuple[tuple[str, str], ...] = ()  # the keys of the overrides that asked for it
     app: tuple[str, str] | None = None  # the composition that asked for it: its tag and commit id
+    why: str = ""
 
 
 class Prepared(_Fact, frozen=True, tag=True):
@@ -100,7 +101,35 @@ class RolledBack(_Fact, frozen=True, tag=True):
 
 
 class Confirmed(_Fact, frozen=True, tag=True):
-    """The probation of a committed transaction ended well."""
+    """The probation of a committed transaction ended well, or none was asked for.
+
+    `reason` is that of the transaction, as in Planned; `judged` says how the probation ended, or who ended it.
+    """
+
+    txn: int
+    reason: str
+    judged: str = ""
+
+
+class Inconclusive(_Fact, frozen=True, tag=True):
+    """The time of a probation is over, and too little was measured to say how it ended; it is open until it is.
+
+    From here a death of the host is not held against what is in it.
+    """
+
+    txn: int
+    reason: str
+
+
+class Breached(_Fact, frozen=True, tag=True):
+    """What is in probation does not keep its limits; what it brought goes back, if there is a way."""
+
+    txn: int
+    reason: str
+
+
+class Degraded(_Fact, frozen=True, tag=True):
+    """A probation was breached and there is no way back, or it failed: what is in it serves on, until a person decides."""
 
     txn: int
     reason: str
@@ -311,6 +340,9 @@ Fact = (
     | Committed
     | RolledBack
     | Confirmed
+    | Inconclusive
+    | Breached
+    | Degraded
     | Unchanged
     | Quarantined
     | Lifted

@@ -44,6 +44,7 @@ from orchestrator.upgrade.records import (
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction_view import TransactionView
+from orchestrator.upgrade.unproven import unproven
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
 from repo_store.failpoints import step
@@ -238,7 +239,7 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
             await book.write(ImageUsed(used))
     for participant in ready:
         await participant.start()
-    await _confirm(book, recovered)
+    await _confirm(app, book, recovered)
     return recovered
 
 
@@ -249,17 +250,19 @@ def _why_failed(entry: Entry, error: Exception, ledger: Ledger) -> str:
     return str(error)
 
 
-async def _confirm(book: Book, recovered: Recovered) -> None:
+async def _confirm(app: Application, book: Book, recovered: Recovered) -> None:
     """Confirm what a death kept from being confirmed right after its commit, now that it serves again.
 
-    Else it would be suspect for ever: any later death of the host, of whatever cause, would quarantine it.
+    Else it would be suspect for ever: any later death of the host, of whatever cause, would quarantine it. What has a
+    probation to go through is watched anew instead.
     """
+    terms = {name: proxy.vitals.terms for name, proxy in app.modules.items()}
     for view in book.ledger.in_probation:
-        if not recovered.failed.keys() & set(view.probation):
-            with step("recovery.confirmed"):
-                await book.write(
-                    Confirmed(view.id, "probation is not asked for; it came back after a death of the host")
-                )
+        if recovered.failed.keys() & set(view.probation) or unproven(book.ledger, view, terms):
+            continue
+        with step("recovery.confirmed"):
+            judged = "nothing is to be proven of it; it came back after a death of the host"
+            await book.write(Confirmed(view.id, view.reason, judged))
 
 
 async def _code(repository: Repository, entry: Entry, bring: Bring, trial: TrialSection) -> Code:

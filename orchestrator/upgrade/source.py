@@ -7,10 +7,12 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.runtime.blueprint import Blueprint
+from orchestrator.runtime.figures import Terms
 from orchestrator.runtime.loader import Loaded, load_blueprint
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import VoteRefused
@@ -139,7 +141,27 @@ def incoming_release(
     """What a staged release brings into service. Raises VoteRefused if its config names what the host does not have."""
     config = resolve_config(entry.config)
     source = StagedSource(folder, entry, manifest, config, trial_limits)
-    return Incoming(source, manifest.limits, config, manifest.durable, manifest.shadow)
+    return Incoming(
+        source, manifest.limits, config, manifest.durable, manifest.shadow, terms=terms_of(manifest)
+    )
+
+
+def unwatched(folder: Path, entry: Entry, manifest: ModuleManifest, limits: TrialSection) -> Incoming:
+    """The same, on a host where nothing is in probation."""
+    return replace(incoming_release(folder, entry, manifest, limits), terms=Terms())
+
+
+def terms_of(manifest: ModuleManifest) -> Terms:
+    """What a release asks of itself in its probation."""
+    asked = manifest.probation
+    return Terms(
+        asked.seconds,
+        asked.min_messages,
+        asked.max_error_rate,
+        asked.max_p99_ms,
+        manifest.one_way,
+        manifest.limits.load_s,
+    )
 
 
 def resolve_config(config: Mapping[str, object]) -> dict[str, Any]:

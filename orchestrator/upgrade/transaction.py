@@ -103,7 +103,9 @@ class UpgradeTransaction:
         patience_s: float = PATIENCE_S,
         overtaken: Callable[[], bool] = lambda: False,
         otherwise: Otherwise = never,
+        on_probation: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`on_probation` is asked after the decision; False: there is nothing to prove, it is confirmed at once."""
         self._app = app
         self._planned = planned
         self._txn = planned.txn
@@ -117,6 +119,7 @@ class UpgradeTransaction:
             self._participants, lambda text: self._report(Phase.PLANNED, text), otherwise
         )
         self._shadowed: list[str] = []
+        self._on_probation = on_probation
         self._wiring: Wiring | None = None
         self._committed: Ticket | None = None
         self._quiesce: Quiesce[None] | None = None
@@ -322,8 +325,9 @@ class UpgradeTransaction:
             await self._committed.wait()
         except JournalFailed as error:
             return Outcome(self._txn, "in_doubt", str(error), None, pause)
-        with suppress(JournalFailed):  # a restart finds it unconfirmed, which is no harm
-            await self._log.write(Confirmed(self._txn, self._why))
+        if not self._on_probation():
+            with suppress(JournalFailed):  # a restart finds it unconfirmed, which is no harm
+                await self._log.write(Confirmed(self._txn, self._why))
         return Outcome(self._txn, "committed", "", None, pause)
 
     async def _end_by_rolling_back(

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.upgrade.overrides import OverrideKey
 from orchestrator.upgrade.phases import Phase
-from orchestrator.upgrade.records import Change, Planned, Record, Unchanged
+from orchestrator.upgrade.records import (
+    Breached,
+    Change,
+    Degraded,
+    Inconclusive,
+    Planned,
+    Record,
+    Unchanged,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was found of a probation, and when (unix seconds)."""
+
+    reason: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +31,9 @@ class TransactionView:
 
     `outcome` is None until it is decided, then "committed", "rolled_back", "unchanged", or "reverted" once a
     later transaction took it back. `probation` are the modules that its Confirmed will confirm: its own, and
-    those of probations it took over; one that was taken over has none left. `ended_at` is the time of the
-    decision.
+    those of probations it took over, whose transactions it `covers`; one that was taken over has none left.
+    `inconclusive`, `breach` and `degraded` are what was found of its probation, `judged` how that ended.
+    `ended_at` is the time of the decision.
     """
 
     id: int
@@ -33,6 +50,11 @@ class TransactionView:
     held_messages: int = 0
     predicted_us: float | None = None
     probation: tuple[str, ...] = ()
+    covers: tuple[int, ...] = ()
+    inconclusive: Said | None = None
+    breach: Said | None = None
+    degraded: Said | None = None
+    judged: str = ""
     reverts: int | None = None
     overrides: tuple[OverrideKey, ...] = ()
     app: tuple[str, str] | None = None
@@ -51,6 +73,7 @@ class TransactionView:
             fact.changes,
             fact.trigger,
             fact.who,
+            reason=fact.why,
             reverts=fact.reverts,
             overrides=fact.overrides,
             app=fact.app,
@@ -72,3 +95,12 @@ class TransactionView:
             ended_at=record.at,
             ended_seq=record.seq,
         )
+
+    def found(self, fact: Inconclusive | Breached | Degraded, at: float) -> TransactionView:
+        """Return it with what was found of its probation; one that was taken over meanwhile has none, and stays as it is."""
+        said = Said(fact.reason, at)
+        if not self.probation:
+            return self
+        if isinstance(fact, Inconclusive):
+            return replace(self, inconclusive=said)
+        return replace(self, breach=said) if isinstance(fact, Breached) else replace(self, degraded=said)

@@ -5,14 +5,15 @@ It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from loguru import logger
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.description import Description
 from orchestrator.upgrade import words
 from orchestrator.upgrade.agreement import Agreement
 from orchestrator.upgrade.announcements import announcements
@@ -24,7 +25,6 @@ from orchestrator.upgrade.chronicle import Chronicle
 from orchestrator.upgrade.damage import damage
 from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError
 from orchestrator.upgrade.incoming import Incoming, KeptState
-from orchestrator.upgrade.leavers import keep, left_images
 from orchestrator.upgrade.leaving import way_down
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.noting import note_orders, note_tags
@@ -33,9 +33,11 @@ from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.planner import Outlook, Planner
+from orchestrator.upgrade.probations import Probations
 from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import (
     Change,
+    Entry,
     Lifted,
     OverrideEnded,
     Planned,
@@ -43,16 +45,19 @@ from orchestrator.upgrade.records import (
     RolledBack,
     Unchanged,
 )
+from orchestrator.upgrade.rehearsal import WayDown
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.retirements import Retirements
 from orchestrator.upgrade.retries import Retries
+from orchestrator.upgrade.reverting import go_back
 from orchestrator.upgrade.rewired import Rewired, only_rewired
+from orchestrator.upgrade.runner import Runner
 from orchestrator.upgrade.shadow_words import why_not
 from orchestrator.upgrade.something_else import something_else
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.tidying import Tidying
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
-from repo_store.manifest import TrialSection
+from repo_store.manifest import ModuleManifest, TrialSection
 from repo_store.release import APP, RefMap
 
 
@@ -78,6 +83,8 @@ class Upgrader(Lookout):
         self.planner = planner
         self.book = book
         self.progress = Progress()
+        self.probations = Probations(app, book, self.progress)
+        self.probations.on_breach = self.look
         self.retries = Retries(app.clock.now)
         self.outlook = Outlook()  # what the last look found
         self._planned_with = book.ledger  # and what was recorded when it began
@@ -90,8 +97,7 @@ class Upgrader(Lookout):
         self.damage = ""  # what of the tags and their releases the last look could not read
         self.chronicle = Chronicle(book, repository)
         self.retirements = Retirements(app)
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._running: UpgradeTransaction | None = None
+        self.runner = Runner(app, book, self._kept, lambda left: self.retirements.begin(left))  # noqa: PLW0108  # whichever it then has
         self._refs: RefMap = {}  # as this look has read them
 
     @property
@@ -102,18 +108,12 @@ class Upgrader(Lookout):
     @property
     def doing(self) -> str:
         """What the transaction under way waits for, if that takes long."""
-        return self._running.doing if self._running is not None else ""
+        return self.runner.running.doing if self.runner.running is not None else ""
 
     @property
     def switching(self) -> bool:
         """Whether the transaction under way has switched in memory, and its decision is not on disk yet (DESIGN P5)."""
-        running, unfinished = self._running, self.book.ledger.unfinished
-        return (
-            running is not None
-            and running.switched
-            and unfinished is not None
-            and unfinished.id == running.txn
-        )
+        return self.runner.switching
 
     def told(self, tags: Sequence[str], cause: Cause) -> None:
         """Remember who moved these tags and why, for the records that they lead to."""
@@ -124,12 +124,12 @@ class Upgrader(Lookout):
         self._causes.announced(moves, cause)
 
     def _due(self) -> float | None:
-        return self.retries.next_due
+        due = (self.retries.next_due, self.probations.next_due)
+        return min((each for each in due if each is not None), default=None)
 
     async def stop(self) -> None:
         """Wait until the versions that left service have stopped; not for proof that they are gone."""
-        if self._retiring:
-            await asyncio.wait(self._retiring, timeout=5.0)
+        await self.runner.stop()
         await self.retirements.stop()
 
     @property
@@ -146,6 +146,7 @@ class Upgrader(Lookout):
     # -- one look ----------------------------------------------------------------------------------------------
 
     async def _look(self, *, push_over: bool) -> None:
+        await self._go_back()
         agreement = Agreement(self.repository, self.app.clock, lambda: self._settled_push)
         # Before the tags are read: a rollback writes its tags first, so what it says after that is not taken without them.
         self._planned_with = self.book.ledger
@@ -178,9 +179,16 @@ class Upgrader(Lookout):
         if self.damage not in {"", before}:
             logger.warning("{}", self.damage)
 
+    async def _go_back(self) -> bool:
+        """Put back what breached its probation, before anything else: that asks neither the tags nor a plan."""
+        due = self.probations.due()
+        for view in due:
+            await go_back(self, view)
+        return bool(due)
+
     async def _step(self, plan: Plan) -> bool:
         """Do the first thing that can be done; False: there is nothing."""
-        if self._overtaken:
+        if await self._go_back() or self._overtaken:
             return True
         if plan.unchanged:
             await self._rename(plan.unchanged)
@@ -204,7 +212,8 @@ class Upgrader(Lookout):
     def _may_begin(self, group: Group) -> bool:
         """Not before its time, and not before the group whose outcome it starts from, a command for the same module."""
         table = self.book.ledger.table
-        return self.retries.due(group) and all(table.get(c.name) == c.before for c in group.changes)
+        free = not self.probations.keeps(change.name for change in group.changes)
+        return free and self.retries.due(group) and all(table.get(c.name) == c.before for c in group.changes)
 
     async def _end_overrides(self, ended: Sequence[tuple[Override, str]], plan: Plan) -> None:
         """Journal the overrides that hold no longer, and tell those whose tags ended them."""
@@ -276,17 +285,12 @@ class Upgrader(Lookout):
                 otherwise=lambda: something_else(
                     self, self.repository, group, self._refs, lambda: self._overtaken
                 ),
+                on_probation=lambda: self.probations.begin(txn),
             )
-            self._running = transaction
             try:
-                outcome, stopping = await self._run(transaction)
+                outcome = await self.runner.run(transaction, participants)
             except Overtaken:
                 return
-            left = await left_images(participants) if outcome.result == "committed" else []
-            self._retire(transaction, outcome)
-            await keep(self.app, self.book, self._kept, left)
-            if stopping:
-                raise asyncio.CancelledError
             await self._after(group, outcome, cause)
 
     def _planned(self, group: Group, txn: int, cause: Cause) -> Planned:
@@ -295,22 +299,8 @@ class Upgrader(Lookout):
         composed = (
             (app.tag.name, app.commit_id or "") if app is not None and app.tag.name in group.tags else None
         )
-        return Planned(txn, group.changes, " ".join(group.tags), cause.who, cause.reverts, asked, composed)
-
-    async def _run(self, transaction: UpgradeTransaction) -> tuple[Outcome, bool]:
-        """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole.
-
-        True: the host is stopping. What the outcome asks for at once is still to be done, nothing more.
-        """
-        running = asyncio.ensure_future(transaction.run())
-        try:
-            return await asyncio.shield(running), False
-        except asyncio.CancelledError:
-            running.cancel()
-            await asyncio.wait([running])
-            if running.cancelled() or running.exception() is not None:
-                raise
-            return running.result(), True
+        tags = " ".join(group.tags)
+        return Planned(txn, group.changes, tags, cause.who, cause.reverts, asked, composed, cause.why)
 
     def _participant(self, change: Change) -> Participant:
         reason = words.why_out(change, self.book.ledger.overrides)
@@ -320,18 +310,26 @@ class Upgrader(Lookout):
             self.app, change, self._incoming(change), self._kept.get(change.name), reason
         )
         candidate = self.outlook.candidates.get(change.name)
-        participant.way_down = way_down(
-            self.app, self.repository, change, candidate, trial=self._trial, bring=self._bring
-        )
+        described = candidate.description if candidate is not None else None
+        participant.way_down = self.way_down(change, described)
         return participant
+
+    def way_down(self, change: Change, description: Description | None) -> WayDown | None:
+        """What its trial needs if what it keeps goes down with it."""
+        return way_down(self.app, self.repository, change, description, trial=self._trial, bring=self._bring)
 
     def _incoming(self, change: Change) -> Incoming | None:
         candidate = self.outlook.candidates.get(change.name)
         if change.after is None or candidate is None or candidate.folder is None:
             return None
-        incoming = self._bring(candidate.folder, change.after, candidate.manifest, self._trial)
-        self.app.secrets.learn(change.after.config, incoming.config)
+        incoming = self.bring_in(candidate.folder, change.after, candidate.manifest)
         return replace(incoming, unshadowed=why_not(change, self.book.ledger, host=self._shadows))
+
+    def bring_in(self, folder: Path, entry: Entry, manifest: ModuleManifest) -> Incoming:
+        """What a staged release brings into service. Raises VoteRefused."""
+        incoming = self._bring(folder, entry, manifest, self._trial)
+        self.app.secrets.learn(entry.config, incoming.config)
+        return incoming
 
     async def _after(self, group: Group, outcome: Outcome, cause: Cause) -> None:
         if outcome.result == "committed":
@@ -339,10 +337,8 @@ class Upgrader(Lookout):
             self.retries.forget(group)
             text = words.live(group.changes, outcome.pause)
             logger.info(text)
-            for change in group.changes:
-                if change.after is not None:
-                    self._kept.pop(change.name, None)  # it serves now; the transaction has recorded that
-            self._announce(group)
+            self.forget_kept(group.changes)
+            self.announce(group)
         elif outcome.result == "in_doubt":
             raise self.book.in_doubt(outcome.txn, group.tags, outcome.reason)
         else:
@@ -396,16 +392,14 @@ class Upgrader(Lookout):
         if phase in {Phase.PLANNED, Phase.PREPARED} and not (group.overrides and quiet):
             self.progress.tell(Event(group.tags, phase.value, text, txn))
 
-    def _announce(self, group: Group) -> None:
+    def forget_kept(self, changes: Sequence[Change]) -> None:
+        """What serves again has what was kept for it; the transaction has recorded that."""
+        for change in changes:
+            if change.after is not None:
+                self._kept.pop(change.name, None)
+
+    def announce(self, group: Group) -> None:
         """Tell the other modules, after COMMITTED (DESIGN §4)."""
         for change in group.changes:
             for body in announcements(change):
                 self.app.announce(f"livetag.modules.{change.name}", body)
-
-    def _retire(self, transaction: UpgradeTransaction, outcome: Outcome) -> None:
-        async def retire() -> None:
-            self.retirements.begin(await transaction.retire(outcome))
-
-        task = asyncio.ensure_future(retire())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,9 @@ from orchestrator.upgrade.plan import Plan
 from orchestrator.upgrade.records import Entry
 from repo_store.release import APP, RefMap, TagRef, parse_tag
 
-Word = Literal["in doubt", "live", "unchanged", "recorded", "refused", "waiting", "under way", "ignored"]
+Word = Literal[
+    "degraded", "in doubt", "live", "unchanged", "recorded", "refused", "waiting", "under way", "ignored"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class View:
     not_ordered: Mapping[str, str] = field(
         default_factory=dict
     )  # tag → why it is not acted on (strict policy)
+    watched: Mapping[str, float] = field(
+        default_factory=dict
+    )  # module → for how many seconds its probation lasts
 
 
 def verdict(tag: str, view: View) -> Verdict:
@@ -127,7 +132,21 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
     if last is not None and last.outcome == "unchanged":
         text = f"{words.release_name(serving[0])} is in service already: the same code, nothing was swapped"
         return Verdict(tag, "unchanged", text)
-    return Verdict(tag, "live", _live_text(serving[0], last))
+    return _live(tag, _live_text(serving[0], last), (serving[0].name,), view)
+
+
+def _live(tag: str, text: str, modules: Sequence[str], view: View) -> Verdict:
+    """It is in service; and how its probation stands, if it is in one."""
+    found = next((v for v in view.ledger.in_probation if not set(modules).isdisjoint(v.probation)), None)
+    if found is None:
+        return Verdict(tag, "live", text)
+    if found.degraded is not None:
+        return Verdict(tag, "degraded", f"{text}\n{words.degraded(found.degraded.reason, found.probation)}")
+    if found.inconclusive is not None:
+        said = words.inconclusive(found.inconclusive.reason, found.probation)
+        return Verdict(tag, "live", f"{text}\nIts probation is inconclusive: {said}")
+    seconds = max((view.watched[name] for name in found.probation if name in view.watched), default=None)
+    return Verdict(tag, "live", f"{text}; in probation for {seconds:g} s" if seconds is not None else text)
 
 
 def _overridden(ref: TagRef, ledger: Ledger) -> str:
@@ -153,7 +172,8 @@ def _of_a_composition_in_force(tag: str, view: View) -> Verdict:
     )
     if txn is None:
         return Verdict(tag, "unchanged", "the modules in service are those it asks for")
-    return Verdict(tag, "live", "; ".join(words.change_text(c) for c in txn.changes))
+    text = "; ".join(words.change_text(c) for c in txn.changes)
+    return _live(tag, text, [change.name for change in txn.changes], view)
 
 
 def _quarantined(tag: str, view: View, key: Key) -> str:
@@ -162,13 +182,17 @@ def _quarantined(tag: str, view: View, key: Key) -> str:
     entry = ledger.quarantine[key]
     name = entry.tag or tag
     before = f"this commit was refused before, as {name}: " if name != tag else ""
-    txn = next((t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key, name)), None)
+    breached = next((t for t in reversed(list(ledger.transactions.values())) if _breached_with(t, key)), None)
+    txn = breached or next(
+        (t for t in reversed(list(ledger.transactions.values())) if _failed_with(t, key, name)), None
+    )
     modules = [c.name for c in txn.changes] if txn is not None else []
     serving = [ledger.table[m] for m in modules if m in ledger.table]
     now = words.serving(serving) if modules else _in_force(ledger, key[0])
     others = [each for each in txn.trigger.split() if each != name] if txn is not None else []
     together = (
-        f"It was to go live in one transaction with {words.listed(others)}, so they are refused together. "
+        f"It {'went' if breached is not None else 'was to go'} live in one transaction with {words.listed(others)}, so they "
+        "are refused together. "
         if others
         else ""
     )
@@ -200,6 +224,12 @@ def _failed_with(txn: TransactionView, key: Key, tag: str) -> bool:
     """Whether the transaction failed with that release, or with that composition, which changes no row by itself."""
     mine = any(c.after is not None and (c.after.package, c.after.commit_id) == key for c in txn.changes)
     return txn.outcome == "rolled_back" and (mine or (key[0] == APP and tag in txn.trigger.split()))
+
+
+def _breached_with(txn: TransactionView, key: Key) -> bool:
+    """Whether the transaction brought that release, which then did not keep its limits and went back."""
+    mine = any(c.after is not None and (c.after.package, c.after.commit_id) == key for c in txn.changes)
+    return txn.breach is not None and mine
 
 
 def _last_change(ledger: Ledger, entry: Entry) -> TransactionView | None:

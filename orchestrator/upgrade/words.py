@@ -174,6 +174,62 @@ def live(changes: Iterable[Change], pause: Pause) -> str:
     return f"live: {texts}; pause {pause.pause_us:.0f} µs, {pause.held_messages} {waited} waited, none lost."
 
 
+def inconclusive(reason: str, modules: Sequence[str]) -> str:
+    """A probation whose time is over, with too little to judge it by."""
+    return (
+        f"{sentence(reason)} {listed(modules)} {'stays' if len(modules) == 1 else 'stay'} in probation until enough was "
+        f"handled; livetag confirm {modules[0]} ends it."
+    )
+
+
+def breach(reason: str, modules: Sequence[str], *, back: bool) -> str:
+    """A probation whose limits are not kept."""
+    if back:
+        return f"{sentence(reason)} {listed(modules)} {'goes' if len(modules) == 1 else 'go'} back to what was confirmed last."
+    return f"{sentence(reason)} Nothing was put back. {degraded_todo(modules)}"
+
+
+def degraded(reason: str, modules: Sequence[str]) -> str:
+    """What could not go back, and serves on."""
+    return f"{sentence(reason)} {degraded_todo(modules)}"
+
+
+def degraded_todo(modules: Sequence[str]) -> str:
+    """What a person can do about it."""
+    on = f"{listed(modules)} {'serves' if len(modules) == 1 else 'serve'} on, degraded"
+    return (
+        f"{on}: a person has to decide. Push a new version that mends it; livetag rollback goes back by hand; livetag confirm "
+        f"{modules[0]} takes it as it is."
+    )
+
+
+def reverts(view: TransactionView) -> str:
+    """Why a transaction is a way back, for the history."""
+    why = view.breach.reason if view.breach is not None else "it was to go back"
+    return f"transaction {view.id} breached its probation: {why}"
+
+
+def reverted(changes: Iterable[Change], pause: Pause, again: int) -> str:
+    """What went back, and what becomes of what the version that left has failed on."""
+    texts = listed([change_text(c) for c in changes])
+    messages = "1 message that had failed is" if again == 1 else f"{again} messages that had failed are"
+    handled = f", {messages} handled again" if again else ""
+    return f"back: {texts}; pause {pause.pause_us:.0f} µs, all state is kept{handled}."
+
+
+def way_back_failed(view: TransactionView, reason: str, delay: float) -> str:
+    """A way back that is tried again."""
+    return f"transaction {view.id} could not be put back: {sentence(reason)} It serves on. Next try in {delay:g} s."
+
+
+def confirmed(view: TransactionView) -> str:
+    """A probation that a person has ended."""
+    return (
+        f"{listed(view.probation)} {'is' if len(view.probation) == 1 else 'are'} confirmed: what serves now is what an "
+        f"automatic way back returns to (transaction {view.id})."
+    )
+
+
 def commanded(view: TransactionView, holding: Iterable[Override]) -> str:
     """A command of a person that is done, and how long it holds."""
     texts = listed([change_text(c) for c in view.changes])

@@ -39,6 +39,7 @@ from orchestrator.upgrade.records import (
     RolledBack,
 )
 from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
+from orchestrator.upgrade.source import terms_of
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import HostConfig, HostSection, ModuleManifest, TrialSection
 from tests.simulation.disk import Disk, VirtualFile, VirtualWriter
@@ -81,11 +82,11 @@ class VirtualUpgrader(Upgrader):
 
     watch: Watch
 
-    def _announce(self, group: Group) -> None:
+    def announce(self, group: Group) -> None:
         for change in group.changes:
             if self.watch.model.table.get(change.name) != change.after:
                 self.watch.fail(f"{change.name} is told to have changed, and the disk does not have it")
-        super()._announce(group)
+        super().announce(group)
 
 
 class NoProof:
@@ -242,9 +243,9 @@ class Life:
         spec = self.world.origin.trees[folder.name]
         txn = 0 if self.starting else self.book.ledger.next_txn
         eye = Watcher(self, entry.name, entry.tree_id, spec, txn)
-        return Incoming(
-            VirtualSource(self, spec), manifest.limits, {**entry.config, "eye": eye}, manifest.durable
-        )
+        config = {**entry.config, "eye": eye}
+        source = VirtualSource(self, spec)
+        return Incoming(source, manifest.limits, config, manifest.durable, terms=terms_of(manifest))
 
     async def _start(self) -> None:
         """As `_Host._serve` does, without sockets, signals and threads."""
@@ -284,10 +285,16 @@ class Life:
         self.operations: Mapping[str, Operation] = Operations(
             self.app, self.upgrader, CONFIG, failed, self._told_to_stop
         ).table()
+        self.upgrader.probations.resume()
         self._running = asyncio.ensure_future(self.upgrader.run())
+        self._watching = asyncio.ensure_future(self._watch_probations())
         self.starting, self.serving = False, True
         self.watch.put_back -= self.app.modules.keys()
         self.upgrader.look()
+
+    async def _watch_probations(self) -> None:
+        if self.world.era >= 3:  # worlds without are as they were
+            await self.upgrader.probations.run()
 
     def _told_to_stop(self, *, restart: bool) -> None:
         """Nobody does in a world."""
@@ -301,6 +308,7 @@ class Life:
             await asyncio.wait(self.producers)
         await self.upgrader.leave(self._running)
         self._settling.cancel()
+        self._watching.cancel()
         self.disk.at_once = True
         await self._host._save(self.app, self.book)
         await self.upgrader.stop()
@@ -366,10 +374,19 @@ class Life:
         self.producers.add(task)
         task.add_done_callback(self.producers.discard)
 
+    def _out_of_service(self, names: Sequence[str]) -> bool:
+        """Nothing can be said of what is not loaded."""
+        return any(n in self.book.ledger.table and n not in self.app.modules for n in names)
+
     @property
     def at_rest(self) -> bool:
         """Whether nothing is under way, and nothing due."""
         if not self.serving or self.busy or self.upgrader.will_look_again:
+            return False
+        if any(
+            view.inconclusive is None and view.degraded is None and not self._out_of_service(view.probation)
+            for view in self.book.ledger.in_probation
+        ):
             return False
         return all(
             p.unit is None and p.outbox.empty and (not p.mailbox.queue or p.resting is not None)

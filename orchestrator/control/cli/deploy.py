@@ -6,9 +6,10 @@ import typer
 
 from orchestrator.control.cli.failures import Failure
 from orchestrator.control.cli.options import DEPLOY, Dir, Json, Wait
+from orchestrator.control.cli.reason import who_acts
 from orchestrator.control.cli.screen import duration, moment, print_json, say, show_table
-from orchestrator.control.cli.session import UPGRADE_S, Session, view
-from orchestrator.control.cli.views import HistoryEntry, Outcome, Outcomes
+from orchestrator.control.cli.session import CONFIRMED_S, UPGRADE_S, Session, view
+from orchestrator.control.cli.views import Done, HistoryEntry, Outcome, Outcomes
 
 IN_SERVICE = ("live", "unchanged", "committed", "confirmed")
 UNDER_WAY = "under way"
@@ -23,23 +24,44 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=DEPLOY)(deploy)
     app.command(rich_help_panel=DEPLOY)(retry)
+    app.command(rich_help_panel=DEPLOY)(confirm)
     app.command(rich_help_panel=DEPLOY)(history)
 
 
-def deploy(tag: OneTag, named: Dir = None, wait: Wait = True, as_json: Json = False) -> None:
+def deploy(tag: OneTag, named: Dir = None, wait: Wait = None, as_json: Json = False) -> None:
     """Bring TAG into service, or say why not; exit code 0 only if it is in service."""
-    arguments: dict[str, object] = {"tag": tag}
-    if not wait:
-        arguments["wait"] = False
-    finish(Session.find(named).ask("deploy", arguments, timeout_s=UPGRADE_S), as_json=as_json, wait=wait)
+    _tag("deploy", tag, named, wait=wait, as_json=as_json)
 
 
-def retry(tag: OneTag, named: Dir = None, wait: Wait = True, as_json: Json = False) -> None:
+def retry(tag: OneTag, named: Dir = None, wait: Wait = None, as_json: Json = False) -> None:
     """Lift the quarantine of TAG's commit and try it again."""
+    _tag("retry", tag, named, wait=wait, as_json=as_json)
+
+
+def _tag(op: str, tag: str, named: Dir, *, wait: Wait, as_json: bool) -> None:
     arguments: dict[str, object] = {"tag": tag}
-    if not wait:
+    if wait is False:
         arguments["wait"] = False
-    finish(Session.find(named).ask("retry", arguments, timeout_s=UPGRADE_S), as_json=as_json, wait=wait)
+    if wait:
+        arguments["confirmed"] = True
+    facts = Session.find(named).ask(op, arguments, timeout_s=CONFIRMED_S if wait else UPGRADE_S)
+    finish(facts, as_json=as_json, wait=wait is not False)
+
+
+def confirm(
+    module: Annotated[
+        str, typer.Argument(metavar="MODULE", help="A module in probation.", show_default=False)
+    ],
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Why; it is kept in the journal.")
+    ] = None,
+    named: Dir = None,
+    as_json: Json = False,
+) -> None:
+    """End the probation of MODULE: too little was measured to judge it, or you take it as it is."""
+    arguments: dict[str, object] = {"module": module, "reason": reason, "who": f"os:{who_acts()}"}
+    facts = Session.find(named).ask("confirm", arguments)
+    print_json(facts) if as_json else say(view(facts, Done).text)
 
 
 def finish(facts: object, *, as_json: bool, wait: bool = True) -> None:

@@ -19,7 +19,14 @@ Dir = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the outcome is known.")]
+Wait = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait",
+        help="Stay until the end of its probation, too; or not even until it is in service.",
+        show_default="until it is in service",
+    ),
+]
 ModuleName = Annotated[str, typer.Argument(metavar="NAME", help="A module's name.", show_default=False)]
 MessageType = Annotated[str, typer.Argument(metavar="TYPE", help="The message type.", show_default=False)]
 Body = Annotated[

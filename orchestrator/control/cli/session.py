@@ -16,6 +16,8 @@ FACTS_S = 10.0
 """How long a command that only asks for facts waits for its answer."""
 UPGRADE_S = 900.0
 """How long a command waits for an upgrade; the host's own deadlines are far below."""
+CONFIRMED_S = 31 * 86_400.0
+"""How long a command waits for the end of a probation, which may last 30 days; it can be interrupted at any time."""
 
 T = TypeVar("T")
 

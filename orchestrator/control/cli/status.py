@@ -2,7 +2,15 @@
 
 from orchestrator.control.cli.screen import ago, moment, say, show_table
 from orchestrator.control.cli.session import view
-from orchestrator.control.cli.views import Drift, HistoryEntry, ModuleStatus, Status, TableStatus, Unloaded
+from orchestrator.control.cli.views import (
+    Drift,
+    HistoryEntry,
+    ModuleStatus,
+    Probation,
+    Status,
+    TableStatus,
+    Unloaded,
+)
 from orchestrator.control.printable import printable
 
 COMMITTED = ("committed", "confirmed")
@@ -91,7 +99,7 @@ def _table_note(name: str, table: TableStatus) -> str:
 
 def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     box = module.mailbox
-    notes = [f"probation: {module.probation}"] if module.probation else []
+    notes = [_probation(name, module.probation)] if module.probation else []
     notes += ["durable"] if module.durable else []
     notes += [f"failed: {module.problem}"] if module.problem else []
     notes += [f"drift: {_drift(module.drift)}"] if module.drift else []
@@ -101,6 +109,19 @@ def _row(name: str, module: ModuleStatus) -> tuple[object, ...]:
     notes += [f"events dropped as it wishes: {box.dropped}"] if box.dropped else []
     counts = (box.length, box.accepted, box.handled, box.dead)
     return (name, module.version, module.tag, module.state, *counts, "; ".join(notes))
+
+
+def _probation(name: str, probation: object) -> str:
+    """How the probation stands, and what a person can do."""
+    if not isinstance(probation, dict) or "verdict" not in probation:
+        return f"probation: {probation}"
+    now = view(probation, Probation)
+    notes = "".join(f"; {note}" for note in now.notes)
+    if now.verdict == "watching":
+        return f"in probation for {now.seconds:g} s, since {ago(now.since)}: {now.reason}{notes}"
+    if now.verdict == "inconclusive":
+        return f"in probation, inconclusive: {now.reason}; livetag confirm {name}{notes}"
+    return f"{now.verdict}: {now.reason}{notes}"
 
 
 def _unloaded(module: Unloaded) -> tuple[object, ...]:

@@ -34,12 +34,23 @@ class OverdueStatus(msgspec.Struct, frozen=True):
     now: OverdueUnit | None = None
 
 
+class Probation(msgspec.Struct, frozen=True):
+    verdict: str = ""
+    since: float | str | None = None
+    seconds: float = 0.0
+    messages: int = 0
+    errors: int = 0
+    p99_ms: float | None = None
+    reason: str = ""
+    notes: list[str] = []
+
+
 class ModuleStatus(msgspec.Struct, frozen=True):
     version: str | None = None
     tag: str | None = None
     state: str = ""
     state_version: int | None = None
-    probation: object = None
+    probation: object = None  # a Probation; anything else is shown as it is
     mailbox: Mailbox = Mailbox()
     drift: object = None  # a Drift; anything else is shown as it is
     problem: str | None = None

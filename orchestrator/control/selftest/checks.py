@@ -73,16 +73,18 @@ def litter(subject: Scratch) -> list[str]:
 
 def derived_equals_journal(subject: Scratch) -> bool:
     """Whether `git log deployments` and refs/live/* are what the journal says."""
-    told = [
-        (row["id"], row["outcome"].replace("reverted", "committed")) for row in reversed(subject.history())
-    ]
-    shown_there = [row["Outcome"][0] for row in subject.deployments()]
-    if [outcome for _, outcome in told] != shown_there:
+    told = [_as_decided(row["outcome"]) for row in reversed(subject.history())]
+    if told != [_as_decided(row["Outcome"][0]) for row in subject.deployments()]:
         return False
     rows = subject.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/live").splitlines()
     live = dict(row.split(" ", 1) for row in rows)
     modules: Mapping[str, Mapping[str, str]] = subject.status()["modules"]
     return live == {name: row["commit"] for name, row in modules.items()}
+
+
+def _as_decided(outcome: str) -> str:
+    """That a transaction was put back is told of it afterwards, and in Git by the transaction that has put it back."""
+    return outcome.replace("reverted", "committed")
 
 
 def shown(served: Mapping[str, str]) -> str:

@@ -95,6 +95,7 @@ def _livetag_toml(origin: Origin) -> str:
         f"[host]\nsettle_s = {SETTLE_S}\nprereleases = {str(host.prereleases).lower()}\n"
         f"stall_s = {host.stall_s!r}\ndrain_s = {host.drain_s!r}\n"
         "shadow = false\n"  # nobody sends anything there
+        "probation = false\n"  # in which the second death is held against a release: here the kills are the test's
         f"[trial]\nmemory_mb = {trial.memory_mb}\ntime_s = {trial.time_s!r}\n"
     )
 
