@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repo_store.manifest import AppManifest, ModuleSpec
 from repo_store.release import Tag, Version
@@ -19,6 +19,7 @@ FAULTS = (
     *("prepare hangs", "trial hangs", "trial once", "overruns", "deadly", "deadly import", "deadly later"),
 )
 RECORDS = ("Planned", "Prepared", "Prepared", "Prepared", "Committed", "Committed", "Confirmed", "RolledBack")
+PROBATION_RECORDS = ("Breached", "Breached", "Degraded", "Inconclusive", "Confirmed", "Quarantined")
 MORE_RECORDS = ("Quarantined", "ImageSaved", "HostStopped", "Settled", "TagMoved", "Unchanged", "Overridden")
 RECOVERY = ("HostStarted", "HostStarted", "RolledBack", "StartDied", "ImageUsed", "Confirmed", "Quarantined")
 Action = Callable[["Life"], Awaitable[None] | None]
@@ -31,6 +32,7 @@ class Drawing:
         self._world = world
         self._rng: random.Random = world.rng
         self._versions: dict[str, Version] = {}
+        self._asks = random.Random(f"probation {world.seed}")  # noqa: S311  # worlds without are as they were
         own = random.Random(f"durable {world.seed}")  # noqa: S311  # worlds without are as they were
         self._own = own
         self._durable = {p for p in world.modules if own.random() < 0.5} if own.random() < 0.4 else set()
@@ -68,7 +70,19 @@ class Drawing:
             drain_s=rng.choice((0.05, 0.5, 1.0)),
             mailbox=rng.choice((3, 1000)),
             durable=self.durable(package),
+            **self._probation(),
         )
+
+    def _probation(self) -> dict[str, Any]:
+        """Some releases have one, and some of those go bad in it."""
+        own = self._asks
+        if self._world.era < 3 or own.random() < 0.5:
+            return {}
+        return {
+            "probation_s": own.choice((1.0, 3.0, 10.0)),
+            "min_messages": own.choice((0, 3, 20)),
+            "sour": own.choice((0, 1, 4, 12)),
+        }
 
     def next_tag(self, package: str) -> str:
         """A version above what it had, mostly by a patch; or now and then one below."""
@@ -202,6 +216,8 @@ class Drawing:
         rng = self._rng
         kind = rng.choice(RECORDS if rng.random() < 0.75 else MORE_RECORDS)
         self._world.crash_at = (kind, rng.choice(("before", "after")), rng.choice((0, 0, 0, 1, 2)))
+        if self._world.era >= 3 and self._asks.random() < 0.3:
+            self._world.crash_at = (self._asks.choice(PROBATION_RECORDS), *self._world.crash_at[1:])
         self._world.watch.note(f"will die at {self._world.crash_at}")
         if rng.random() < 0.7:
             self.push(life)

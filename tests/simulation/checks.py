@@ -49,6 +49,7 @@ def at_rest(life: Life) -> None:
     _messages(life)
     _history(life)
     _deaths(life)
+    _probations(life)
 
 
 def _same_ledger(life: Life) -> None:
@@ -128,3 +129,15 @@ def _deaths(life: Life) -> None:
     for key, deaths in life.watch.model.died.items():
         if deaths >= 2 and key not in life.watch.model.quarantine:
             life.watch.fail(f"{key} ended the host {deaths} times in a transaction, and is not in quarantine")
+
+
+def _probations(life: Life) -> None:
+    """What has breached its probation went back, or a person is called."""
+    watch, model = life.watch, life.watch.model.probations
+    left = (model.breached - model.degraded) & model.open.keys()
+    if left:
+        watch.fail(
+            f"at rest transactions {sorted(left)} have breached their probations, and have not gone back"
+        )
+    if dict(life.book.ledger.confirmed) != model.confirmed:
+        watch.fail("what the ledger says was confirmed last is not what the records say")

@@ -7,14 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.overrides import Override
 from orchestrator.upgrade.records import (
+    Breached,
     Change,
     Committed,
     Confirmed,
+    Degraded,
     Entry,
     HostStarted,
     HostStopped,
+    Inconclusive,
     Lifted,
     Planned,
     Prepared,
@@ -44,8 +48,17 @@ class DiskModel:
     quarantine: set[Key] = field(default_factory=set)
     died: Counter[Key] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
+    probations: Probations = field(init=False)
     seq: int = 0
     running: bool = False
+
+    def __post_init__(self) -> None:
+        self.probations = Probations(self.fail, self.table, self.seen)
+
+    @property
+    def ways_back(self) -> set[int]:
+        """The transactions that put back what breached its probation."""
+        return self.probations.ways_back
 
     @property
     def unfinished(self) -> int | None:
@@ -57,6 +70,7 @@ class DiskModel:
         if record.seq != self.seq:
             self.fail(f"record {record.seq} follows {self.seq - 1}")
         self.seen[type(fact).__name__] += 1
+        self.probations.before(fact)
         if isinstance(fact, Planned):
             self._planned(fact)
         elif isinstance(fact, Prepared):
@@ -64,12 +78,12 @@ class DiskModel:
         elif isinstance(fact, Committed):
             self._move(fact.txn, {"prepared"}, "committed")
             self._put(self.changes[fact.txn], record.seq)
-            self.ended[record.seq] = "committed"
+            self.ended[record.seq] = "reverted" if fact.txn in self.ways_back else "committed"
         elif isinstance(fact, RolledBack):
             self._move(fact.txn, {"planned", "prepared"}, "rolled back")
             self.ended[record.seq] = "rolled_back"
             self.seen[f"RolledBack {fact.fault}"] += 1
-            if fact.fault == "died":
+            if fact.fault == "died" and fact.txn not in self.ways_back:
                 self.died.update(self._keys(fact.txn))
         elif isinstance(fact, Confirmed):
             self._move(fact.txn, {"committed"}, "confirmed")
@@ -90,12 +104,13 @@ class DiskModel:
             self.seen["StartDied named"] += bool(fact.releases)
         elif isinstance(fact, (HostStarted, HostStopped)):
             self.running = isinstance(fact, HostStarted)
+        self.probations.after(fact, self.changes)
 
     def _planned(self, fact: Planned) -> None:
         if self.unfinished is not None:
             self.fail(f"transaction {fact.txn} begins while {self.unfinished} is unfinished")
         self.phase[fact.txn] = "planned"
-        self.seen["rollback by a person"] += fact.reverts is not None and "deaths" not in fact.who
+        self.seen["rollback by a person"] += fact.reverts is not None and not fact.who.startswith("livetag, ")
         self.changes[fact.txn] = fact.changes
         for change in fact.changes:
             before, after = change.before, change.after
@@ -128,6 +143,76 @@ class DiskModel:
     def live_at(self, seq: int) -> dict[str, str]:
         """Module → commit, as of that record."""
         return next(live for at, live in reversed(self.tables) if at <= seq)
+
+
+@dataclass
+class Probations:
+    """What was confirmed last, what is in probation, and whether it goes back to just that."""
+
+    fail: Callable[[str], None]
+    table: dict[str, Entry]
+    seen: Counter[str]
+    confirmed: dict[str, Entry] = field(default_factory=dict)
+    open: dict[int, set[str]] = field(default_factory=dict)
+    breached: set[int] = field(default_factory=set)
+    degraded: set[int] = field(default_factory=set)
+    ways_back: set[int] = field(default_factory=set)
+
+    def before(self, fact: object) -> None:  # noqa: C901  # one case for each kind
+        """Look at a record while the table is as it was."""
+        if isinstance(fact, Planned):
+            touched = {change.name for change in fact.changes}
+            going = {txn for txn in self.breached - self.degraded if txn in self.open}
+            if fact.who == IN_PROBATION:
+                self._goes_back(fact, going)
+            elif any(self.open[txn] & touched for txn in going) and "deaths" not in fact.who:
+                self.fail(f"transaction {fact.txn} comes between a breach and its way back")
+        elif isinstance(fact, Unchanged):
+            for change in fact.changes:
+                if change.before is not None and self.confirmed.get(change.name) == change.before:
+                    self._confirm(change.name, change.after)
+        elif isinstance(fact, (Inconclusive, Breached, Degraded)) and fact.txn not in self.open:
+            self.seen["judged too late"] += 1  # taken over in that moment; it means nothing then
+        elif isinstance(fact, Breached):
+            self.breached.add(fact.txn)
+        elif isinstance(fact, Degraded):
+            self.degraded.add(fact.txn)
+            if fact.txn not in self.breached:
+                self.fail(f"transaction {fact.txn} is degraded, and has breached nothing")
+
+    def _goes_back(self, fact: Planned, going: set[int]) -> None:
+        self.ways_back.add(fact.txn)
+        if fact.reverts not in going:
+            self.fail(f"transaction {fact.txn} takes back {fact.reverts}, which is not to go back")
+            return
+        for name in self.open[fact.reverts] & self.table.keys():
+            now, passed = self.table[name], self.confirmed.get(name)
+            back = next((change for change in fact.changes if change.name == name), None)
+            after = back.after if back is not None else now
+            if (after is None) != (passed is None):
+                self.fail(f"{name} goes back to {after}, and {passed} had passed")
+            elif after is not None and passed is not None and Change(name, passed, after).brings_code:
+                self.fail(f"{name} goes back to {after.tag}, and {passed.tag} had passed")
+
+    def after(self, fact: object, changes: Mapping[int, tuple[Change, ...]]) -> None:
+        """Look at a record when the table has it."""
+        if isinstance(fact, Committed):
+            covered = {change.name for change in changes[fact.txn]}
+            for txn, names in list(self.open.items()):
+                if names & covered:
+                    covered |= self.open.pop(txn)
+            self.open[fact.txn] = covered
+            self.seen["went back"] += fact.txn in self.ways_back
+        elif isinstance(fact, Confirmed):
+            self.seen["passed"] += fact.judged.startswith("passed")
+            for name in self.open.pop(fact.txn, ()):
+                self._confirm(name, self.table.get(name))
+
+    def _confirm(self, name: str, entry: Entry | None) -> None:
+        if entry is None:
+            self.confirmed.pop(name, None)
+        else:
+            self.confirmed[name] = entry
 
 
 @dataclass

@@ -16,7 +16,7 @@ import msgspec
 from livetag import Module, Table, handles
 from orchestrator.runtime.blueprint import Blueprint, describe
 from orchestrator.runtime.errors import ModuleError
-from repo_store.manifest import Limits, ModuleManifest
+from repo_store.manifest import Limits, ModuleManifest, Probation
 
 STEP = 1000
 STATE_VERSIONS = TABLE_VERSIONS = 3
@@ -42,6 +42,9 @@ class Spec:
     drain_s: float = 1.0
     mailbox: int = 1000
     durable: bool = False
+    probation_s: float = 0.0
+    min_messages: int = 3
+    sour: int = 0  # after so many messages it fails on each; 0: never
 
     @property
     def bad(self) -> bool:
@@ -51,7 +54,10 @@ class Spec:
     @property
     def manifest(self) -> ModuleManifest:
         limits = Limits(load_s=2.0, drain_s=self.drain_s, pause_ms=5000.0, mailbox_messages=self.mailbox)
-        return ModuleManifest(limits=limits, durable=self.durable)
+        asked = Probation(
+            seconds=self.probation_s, min_messages=self.min_messages, max_error_rate=0.3, max_p99_ms=60_000.0
+        )
+        return ModuleManifest(limits=limits, durable=self.durable, probation=asked)
 
 
 class Eye(Protocol):
@@ -156,14 +162,14 @@ class Counter(Module[dict[str, Any]]):
 
 
 class Quick(Counter):
-    @handles
+    @handles(again=False)
     def tell(self, epoch: int, src: int, n: int) -> None:
         self.eye.begin(self, epoch, src, n)
         self.eye.end(self, epoch, src, n)
 
 
 class Slow(Counter):
-    @handles
+    @handles(again=False)
     async def tell(self, epoch: int, src: int, n: int) -> None:
         self.eye.begin(self, epoch, src, n)
         await self.eye.work(self, n)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.records import (
     Committed,
     Fact,
@@ -107,7 +108,7 @@ class Watch:
             return
         if isinstance(fact, Planned) and not fact.overrides and not life.world.composed:
             gone = [change.name for change in fact.changes if change.after is None]
-            if gone:
+            if gone and fact.who != IN_PROBATION:
                 self.fail(f"{gone} leave, and nobody has asked for it: a missing tag never unloads")
         if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
             self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
@@ -115,7 +116,7 @@ class Watch:
             names = {change.name for change in self.model.changes[fact.txn]}
             self.put_back = self.put_back | names if life.starting else self.put_back - names
             self.units.owed |= life.becoming.pop(fact.txn, set())
-        if isinstance(fact, RolledBack) and fact.fault == "release":
+        if isinstance(fact, RolledBack) and fact.fault == "release" and fact.txn not in self.model.ways_back:
             changes = self.model.changes[fact.txn]
             trees = [c.after.tree_id for c in changes if c.after is not None]
             # What comes back to a state that is newer than it has nobody who knows the way down.
@@ -178,6 +179,7 @@ class Watcher:
         self.txn = txn  # that brings it; 0: the start of the host
         self.served = False
         self.stopped = 0
+        self.begun = 0
         self.unit: Unit
 
     # -- hooks ------------------------------------------------------------------------------------------------
@@ -221,6 +223,10 @@ class Watcher:
             self.watch.fail(f"{self.name} handles a message without what it had handed over")
         if self.spec.fault == "deadly later":
             self.life.die(f"{self.name} at a message")
+        self.begun += 1
+        if 0 < self.spec.sour < self.begun:
+            self.watch.skipped.add((line, n))
+            raise Poison("it has gone sour")
         if self.life.poisonous(src, n):
             module.note(src)
             self.watch.skipped.add((line, n))  # it must be a dead letter now

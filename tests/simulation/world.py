@@ -25,7 +25,7 @@ from tests.simulation.modules import Spec
 from tests.simulation.refs import Origin
 from tests.simulation.watch import Watch
 
-ERA = 2  # of what worlds draw from; what is added to it comes in a new era, so that kept seeds stay the worlds they were
+ERA = 3  # of what worlds draw from; what is added to it comes in a new era, so that kept seeds stay the worlds they were
 LIVES_MAX = 60
 LOOK_EVERY = 16  # turns of the loop between two looks at what must hold
 
