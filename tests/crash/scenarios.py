@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.crash.victim import Scenario, Served, Victim, kinds, run, voice
+from tests.crash.victim import TRAP, Scenario, Served, Victim, kinds, run, voice
 from tests.stories.deployment import wait_until
 
 MODULES = ("coop", "egg", "farm", "hen", "nest")
@@ -145,6 +145,87 @@ def _roll_back(victim: Victim) -> subprocess.Popen[str]:
     return victim.begin_command("rollback", "--reason", "by mistake")
 
 
+PROBATION = "[probation]\nseconds = {seconds}\nmin_messages = 5\n"
+BEATING = """
+            @every(seconds=0.01)
+            def beat(self) -> None:
+                import os
+                if os.path.exists(os.environ["LIVETAG_DIR"] + "/trap"):
+                    raise ValueError("trapped")
+"""
+UNTWICE = """
+            async def prepare(self):
+                import os, sys
+                if "orchestrator.control.host" in sys.modules and os.path.exists(os.environ["LIVETAG_DIR"] + "/trap"):
+                    raise RuntimeError("not twice")
+"""
+
+
+def _prepare_probation(
+    victim: Victim, version: str, seconds: float, modules: tuple[str, ...] = MODULES, more: str = BEATING
+) -> tuple[str, ...]:
+    """Commit the modules in that version, each with a probation."""
+    for name in modules:
+        code = voice(version).replace("import Module, handles", "import Module, every, handles")
+        victim.write(
+            name,
+            {"__init__.py": code.rstrip() + "\n" + more, "module.toml": PROBATION.format(seconds=seconds)},
+        )
+    tags = tuple(f"{name}/v{version}" for name in modules)
+    victim.release(*tags)
+    return tags
+
+
+def _in_probation(victim: Victim) -> None:
+    """Five modules in a probation that does not end by itself."""
+    victim.start()
+    assert victim.push("main", *_prepare_probation(victim, "1.1.0", 3600.0)).returncode == 0
+    victim.stop()
+
+
+def _reverting(victim: Victim) -> None:
+    _in_probation(victim)
+    _died(victim, REVERT, "probation.breached:after 1 kill")
+
+
+def _spring(victim: Victim, said: str) -> subprocess.Popen[str]:
+    """Have what beats fail, and wait until the host has said it, or has died."""
+    assert victim.host is not None
+    stat = f"/proc/{victim.host.pid}/stat"
+    lives = f"[ -e {stat} ] && ! grep -q ') Z' {stat}"
+    script = (
+        f"touch {victim.path}/{TRAP}; while {lives} && ! grep -q '{said}' {victim.log}; do sleep 0.02; done"
+    )
+    return victim.begin(["sh", "-c", script])
+
+
+def _spring_and_go_back(victim: Victim) -> subprocess.Popen[str]:
+    return _spring(victim, "reverted: back")
+
+
+def _spring_in_vain(victim: Victim) -> subprocess.Popen[str]:
+    return _spring(victim, "degraded: it was to go back")
+
+
+def _push_and_pass(victim: Victim) -> subprocess.Popen[str]:
+    tags = _prepare_probation(victim, "1.1.0", 0.3)
+    return victim.begin_push("-o", "wait=confirmed", "main", *tags)
+
+
+def _push_unmeasured(victim: Victim) -> subprocess.Popen[str]:
+    tags = _prepare_probation(victim, "1.1.0", 0.3, more="")
+    return victim.begin_push("-o", "wait=confirmed", "main", *tags)
+
+
+def _no_way_back(victim: Victim) -> None:
+    """What was confirmed last does not come back."""
+    victim.start()
+    tags = _prepare_probation(victim, "1.0.1", 0.0, more=UNTWICE)
+    assert victim.push("main", *tags).returncode == 0
+    assert victim.push("main", *_prepare_probation(victim, "1.1.0", 3600.0)).returncode == 0
+    victim.stop()
+
+
 def _stop(victim: Victim) -> subprocess.Popen[str]:
     assert victim.host is not None
     victim.host.send_signal(signal.SIGTERM)
@@ -211,6 +292,53 @@ ROLLBACK = Scenario(
     before=all_in("1.0.0"),  # it is asked for by the quarantine too, once that is recorded
     ready=_upgraded,
 )
+REVERT = Scenario(
+    "revert of five in probation",
+    _spring_and_go_back,
+    all_in("1.1.0"),
+    all_in("1.0.0"),
+    before=all_in("1.0.0"),  # once the breach is on disk, or after a second death
+    ready=_in_probation,
+    quarantines=True,
+    in_probation=True,
+)
+PASSED = Scenario(
+    "probation that passes",
+    _push_and_pass,
+    all_in("1.0.0"),
+    all_in("1.1.0"),
+    FIVE,
+    before=all_in("1.0.0"),
+    in_probation=True,
+)
+UNMEASURED = Scenario(
+    "inconclusive probation",
+    _push_unmeasured,
+    all_in("1.0.0"),
+    all_in("1.1.0"),
+    FIVE,
+    before=all_in("1.0.0"),
+    in_probation=True,
+)
+DEGRADED = Scenario(
+    "breach without a way back",
+    _spring_in_vain,
+    all_in("1.1.0"),
+    all_in("1.0.1"),
+    before=all_in("1.0.1"),
+    ready=_no_way_back,
+    in_probation=True,
+)
+START_REVERTING = Scenario(
+    "recovery into a revert",
+    None,
+    all_in("1.1.0"),
+    all_in("1.0.0"),
+    before=all_in("1.0.0"),
+    ready=_reverting,
+    quarantines=True,
+    in_probation=True,
+)
 START = Scenario("start after a stop", None, all_in("1.0.0"), all_in("1.0.0"))
 START_HALF_STOPPED = Scenario(
     "recovery from half a stop",
@@ -276,5 +404,7 @@ RECOVERIES = (
     START_ROLLING_BACK,
     START_QUARANTINE,
     START_LOOPING,
+    START_REVERTING,
 )
-SCENARIOS = (DEPLOY, COMPOSITION, ROLLBACK, REFUSED, UNWILLED, STOP, *RECOVERIES)
+PROBATIONS = (REVERT, PASSED, UNMEASURED, DEGRADED)
+SCENARIOS = (DEPLOY, COMPOSITION, ROLLBACK, REFUSED, UNWILLED, STOP, *PROBATIONS, *RECOVERIES)

@@ -15,6 +15,7 @@ from tests.crash.conftest import FIGURE, Bases
 from tests.crash.scenarios import (
     COMPOSITION,
     DEPLOY,
+    REVERT,
     ROLLBACK,
     SCENARIOS,
     START,
@@ -39,6 +40,8 @@ QUICK = (
     (START, "socket.bind:before", 1),
     (START_COMMITTED, "recovery.confirmed:before", 1),
     (START_LOOPING, "recovery.put-back:after", 1),
+    (REVERT, "probation.breached:after", 1),
+    (REVERT, "switch.record:after", 1),
 )
 IN_HOOKS = ("refs.push", "refs.refused")  # a hook dies there, and the host lives
 

@@ -23,6 +23,7 @@ from tests.stories.deployment import Deployment, wait_until
 
 __all__ = ["Scenario", "Served", "Victim", "kinds", "run", "voice"]
 
+TRAP = "trap"  # a file in the deployment: where it lies, the releases that look for it fail
 SETTLE_S = 0.3  # a start of a victim has lasted after this
 
 

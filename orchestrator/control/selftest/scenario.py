@@ -45,6 +45,7 @@ class Scenario(Generic[S]):
     # What the host goes back to once a second death has quarantined the release in service.
     before: Served | None = None
     quarantines: bool = False  # it ends with something in quarantine, as is right
+    in_probation: bool = False  # what serves may be in one, in which a second death has it go back
 
 
 def run(subject: S, scenario: Scenario[S], plan: str) -> str:
