@@ -48,6 +48,10 @@ EXPLORED_MIN = {
     "history failed": 50,
     "durable": 50,
     "becomes durable": 50,
+    "Breached": 40,
+    "went back": 30,
+    "Inconclusive": 80,
+    "passed": 30,
     "handled": 8_000,
 }
 
