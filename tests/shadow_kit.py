@@ -57,6 +57,7 @@ async def shadow(
 ) -> Story:
     """Swap in these versions, each with a shadow, while the traffic runs that begins once they are watched."""
     story = Story()
+    section.setdefault("seconds", 10.0)
     parts = []
     for name, cls in versions.items():
         before = app.modules[name].implementation
