@@ -22,9 +22,10 @@ T = TypeVar("T")
 def run_to_its_end(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a new event loop, as `asyncio.run` does, but only its own end ends it.
 
-    What a callback raises to end the process is logged with its trace, and the loop goes on with the next callback.
+    What a callback raises to end the process is logged with its trace, and the loop goes on with the next callback. (Of two
+    that do so in one turn, uvloop tells the last.)
     """
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     try:
         asyncio.set_event_loop(loop)
         return _outlast(loop, loop.create_task(main))
@@ -36,6 +37,15 @@ def run_to_its_end(main: Coroutine[Any, Any, T]) -> T:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, if it is installed (`livetag[uvloop]`): messages cost less. Else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _outlast(loop: asyncio.AbstractEventLoop, task: asyncio.Future[T]) -> T:

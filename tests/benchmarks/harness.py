@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -154,6 +155,11 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end_sides()
+
+    @property
+    def loop(self) -> str:
+        """What a host's event loop is here."""
+        return "uvloop" if find_spec("uvloop") else "asyncio"
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full

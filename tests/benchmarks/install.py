@@ -1,13 +1,17 @@
-"""The peers: installed into an environment of their own, each by itself, so that one that cannot be had hides no other."""
+"""What is measured, and what it needs: the peers, and uvloop for ours. Not in the environment of the tests.
+
+The peers are installed into an environment of their own, each by itself, so that one that cannot be had hides no other."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.benchmarks.harness import HERE, Missing
@@ -20,6 +24,7 @@ PINNED = {
     "gunicorn": "gunicorn==27.0.1",
     "mrtparse": "mrtparse==2.2.0",
 }
+UVLOOP = "uvloop==0.23.0"
 SCRIPTS = {
     "pykka": ("actors.py", "pykka"),
     "thespian": ("actors.py", "thespian"),
@@ -35,6 +40,7 @@ class Peers:
     """Where the peers are. What could not be installed is remembered, with pip's last word."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._venv = folder / "venv"
         self._erlang = folder / "erlang"
         self._missing: dict[str, str] = {}
@@ -53,6 +59,18 @@ class Peers:
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
                 self._missing[name] = f"{wanted} could not be installed: {last}"
+
+    def install_ours(self, say: Say) -> None:
+        """uvloop, which a host uses where it is installed: into a folder that this run and its children import from."""
+        folder = self._folder / "ours"
+        if find_spec("uvloop") is None and not folder.exists():
+            say(f"installing {UVLOOP}")
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run(
+                [*pip, "--target", folder, UVLOOP], check=False
+            )  # without it: asyncio, which is said
+        sys.path.append(str(folder))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
     @property
     def python(self) -> Path:

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from statistics import median
-from time import perf_counter_ns
 
 from tests.benchmarks.harness import Bench, Found, Row, Values
 from tests.benchmarks.peers.answer import Measured
-from tests.stories.deployment import Deployment, deployed, wait_until
 
 FEW = 10
-MODULE = """
-    from livetag import Module, handles, subscribes
-
-    class Counter(Module):
-        def initial_state(self):
-            return {"total": 0}
-
-        @handles
-        def tick(self) -> int:
-            self.state["total"] += 1
-            return self.state["total"]
-
-        @subscribes("news")
-        def on_news(self, n: int) -> None:
-            self.state["total"] += n
-"""
 
 
 def figure_18(bench: Bench) -> list[Row]:
     many = bench.size(1_000, 20)
-    started = _starts(bench, many)
-    idle = bench.in_turn(bench.size(3, 1), {str(n): _messages(bench, f"memory {n}") for n in (0, FEW, many)})
+    counts = (0, FEW, many)
+    started = bench.in_turn(bench.size(7, 1), {str(n): _started(bench, n) for n in counts})
+    idle = bench.in_turn(bench.size(3, 1), {str(n): _messages(bench, f"memory {n}") for n in counts})
     published = bench.in_turn(
-        bench.size(9, 2),
+        bench.size(9, 1),
         {
             str(n): _messages(bench, f"publish {n} {bench.size(2_000, 200) // n} {bench.size(10, 1)}")
             for n in (FEW, many)
@@ -54,11 +36,23 @@ def figure_18(bench: Bench) -> list[Row]:
 
 
 def _messages(bench: Bench, what: str) -> Callable[[], Measured]:
-    return lambda: bench.ours("messages", "uvloop").measure(what)
+    return lambda: bench.ours("messages", "host").measure(what)
+
+
+def _started(bench: Bench, modules: int) -> Callable[[], Measured]:
+    """A start of few is soon over, and is repeated: half a second of each in a round."""
+    times = 1 if bench.quick or modules > 100 else 10
+
+    def start() -> Measured:
+        side = bench.ours("starts", str(bench.scratch("starts")), "host")
+        each: Sequence[float] = [side.measure(f"start {modules}")["start"][0] for _ in range(times)]
+        return {"start": list(each)}
+
+    return start
 
 
 def _per_module(found: dict[str, Found], name: str, what: str, many: int, unit: str) -> Row:
-    """What each of many costs beside each of a few; what a host costs without any is taken off both."""
+    """What each of many costs beside each of a few; what there is without any is taken off both."""
     nothing = median(found["0"].lists[name])
 
     def each(count: int) -> Values:
@@ -66,36 +60,3 @@ def _per_module(found: dict[str, Found], name: str, what: str, many: int, unit: 
         return Values(f"{what}, {count} modules", values)
 
     return Row(18, each(many), each(FEW), aim=1.3, unit=unit)
-
-
-def _starts(bench: Bench, many: int) -> dict[str, Found]:
-    """Real hosts of none, a few and many modules of one package, started in turn, until they answer."""
-    with ExitStack() as life:
-        hosts = {count: life.enter_context(_host(bench, count)) for count in (0, FEW, many)}
-        return bench.in_turn(
-            bench.size(7, 1),
-            {str(count): (lambda host=host: _start(host)) for count, host in hosts.items()},  # type: ignore[misc]
-        )
-
-
-@contextmanager
-def _host(bench: Bench, count: int) -> Iterator[Deployment]:
-    """A deployment with so many modules in service, whose host is stopped."""
-    with deployed(bench.scratch(f"host-{count}")) as deployment:
-        if count:
-            composition = "".join(f'[modules.m{n}]\npackage = "counter"\n' for n in range(count))
-            deployment.work.write("app.toml", f'[app]\nname = "many"\n{composition}')
-            deployment.write("counter", MODULE)
-            deployment.release("counter/v1.0.0", "app/v1.0.0")
-            deployment.push("main", "counter/v1.0.0", "app/v1.0.0")  # its wait may end before the last trial
-            wait_until(lambda: len(deployment.status()["modules"]) == count, f"{count} modules serve", 600)
-        deployment.stop()
-        yield deployment
-
-
-def _start(host: Deployment) -> Measured:
-    began = perf_counter_ns()
-    host.start()
-    took = perf_counter_ns() - began
-    host.stop()
-    return {"start": [took]}

@@ -59,7 +59,7 @@ def figure_16(bench: Bench) -> list[Row]:
     each, commits, chain = bench.size(40, 2), bench.size(60, 5), bench.size(5_000, 100)
 
     def ours() -> Side:
-        return bench.ours("durable", str(bench.scratch("durable")), "uvloop")
+        return bench.ours("durable", str(bench.scratch("durable")), "host")
 
     found = bench.in_turn(
         bench.size(7, 1),

@@ -15,7 +15,7 @@ def _entries(bench: Bench) -> int:
     return bench.size(MILLION, 1_000)
 
 
-def _ours(bench: Bench, entries: int, loop: str = "uvloop") -> Side:
+def _ours(bench: Bench, entries: int, loop: str = "host") -> Side:
     """An application whose module has so many entries; a process for each number and loop."""
     side = bench.ours("swaps", str(bench.scratch(f"swaps-{loop}-{entries}")), loop)
     return bench.once(side, f"state {entries}")
@@ -35,19 +35,24 @@ def _swapped(bench: Bench) -> dict[str, Found]:
     def erlang(load: str) -> Callable[[], Measured]:
         return lambda: _erlang(bench, entries).measure(f"swaps keep {load} {count}")
 
-    loops = ("uvloop",) if bench.quick else ("uvloop", "asyncio")
+    loops = ("host",) if bench.quick or bench.loop == "asyncio" else ("host", "asyncio")
     measures = {f"{load} {loop}": ours(load, loop) for load in LOADS for loop in loops}
     return bench.in_turn(bench.size(8, 1), {**measures, **{f"{load} erlang": erlang(load) for load in LOADS}})
+
+
+def _said(bench: Bench, name: str) -> str:
+    load, loop = name.split()
+    return f"longest gap at a swap, {LOADS[load]}, {bench.loop if loop == 'host' else loop}"
 
 
 def figure_01(bench: Bench) -> list[Row]:
     """The longest gap that a client sees around a swap, the entries untouched; and 3, the same beside none in that time."""
     found = bench.shared("swapped", _swapped)
-    aims = {"full uvloop": 0.3, "full asyncio": 0.3, "beat uvloop": 0.25}
+    aims = {"full host": 0.3, "full asyncio": 0.3, "beat host": 0.25}
     return [
         Row(
             1,
-            found[name].of("gap", f"longest gap at a swap, {LOADS[name.split()[0]]}, {name.split()[1]}"),
+            found[name].of("gap", _said(bench, name)),
             found[f"{name.split()[0]} erlang"].of("gap", "Erlang upgrade, same client"),
             aim=aims.get(name),
         )
@@ -80,7 +85,7 @@ def figure_03(bench: Bench) -> list[Row]:
     return [
         Row(
             3,
-            each.of("whole", f"longest gap at a swap, {LOADS[name.split()[0]]}, {name.split()[1]}"),
+            each.of("whole", f"{_said(bench, name)}, until all is retired"),
             each.of("quiet", "the same time without a swap"),
             aim=3,
         )

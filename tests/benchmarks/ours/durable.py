@@ -1,4 +1,4 @@
-"""Durable messages over a real journal, beside transactions of SQLite's own on the same disk. Usage: durable FOLDER LOOP"""
+"""Durable messages over a real journal, beside commits of SQLite's own on one disk. Usage: durable FOLDER host | asyncio"""
 
 from __future__ import annotations
 

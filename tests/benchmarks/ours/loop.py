@@ -1,4 +1,4 @@
-"""The event loop of a side of ours: as a host runs, on uvloop if it is installed."""
+"""The event loop of a side of ours: as a host has it, or asyncio's own."""
 
 from __future__ import annotations
 
@@ -7,24 +7,17 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from orchestrator.control import outlast
 from orchestrator.control.host import SWITCH_INTERVAL_S
 from tests.benchmarks.peers.answer import Measured
 
-Work = Callable[..., Coroutine[Any, Any, Measured]]
+Work = Callable[..., Coroutine[Any, Any, Measured]]  # Any: of the coroutine's inside
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """`kind`: asyncio, or uvloop if it is there."""
+    """`kind`: host or asyncio."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if kind == "uvloop":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            made: asyncio.AbstractEventLoop = uvloop.new_event_loop()  # Any where it is not installed
-            return made
-    return asyncio.new_event_loop()
+    return outlast.new_loop() if kind == "host" else asyncio.new_event_loop()
 
 
 def on(loop: asyncio.AbstractEventLoop, work: Work) -> Callable[..., Measured]:

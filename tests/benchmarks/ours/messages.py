@@ -1,4 +1,4 @@
-"""Messages of one application, beside the bare means of the interpreter. Usage: messages asyncio | uvloop"""
+"""Messages of one application, beside the bare means of the interpreter. Usage: messages host | asyncio"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Swaps under load, through the real loader and the real transaction over a real journal; no trial child, no Git.
 
-Usage: swaps FOLDER asyncio | uvloop
+Usage: swaps FOLDER host | asyncio
 """
 
 from __future__ import annotations
