@@ -14,7 +14,7 @@ from tests.benchmarks import install
 from tests.benchmarks.figures import FIGURES, pictured
 from tests.benchmarks.harness import ROOT, Bench, Peers, Row, Values
 from tests.benchmarks.plot import as_svg
-from tests.benchmarks.report import as_json, as_markdown
+from tests.benchmarks.report import as_json, as_markdown, as_short
 
 
 def say(text: str) -> None:
@@ -22,7 +22,7 @@ def say(text: str) -> None:
 
 
 def run(folder: Path, peers: Peers, figures: Sequence[int], *, quick: bool, picture: bool) -> list[Row]:
-    """Measure, and write bench.json, bench.md and latency.svg into the folder."""
+    """Measure, and write bench.json, bench.md, short.md and latency.svg into the folder."""
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -37,6 +37,7 @@ def run(folder: Path, peers: Peers, figures: Sequence[int], *, quick: bool, pict
     took_s = time.monotonic() - began
     (folder / "bench.json").write_text(as_json(rows, versions, took_s), encoding="utf-8")
     (folder / "bench.md").write_text(as_markdown(rows, versions, took_s), encoding="utf-8")
+    (folder / "short.md").write_text(as_short(rows), encoding="utf-8")
     if panels:
         (folder / "latency.svg").write_text(as_svg(panels), encoding="utf-8")
     shutil.rmtree(folder / "scratch", ignore_errors=True)

@@ -12,6 +12,8 @@ WIDTH, HEIGHT = 440, 200  # of a panel
 LEFT, TOP, RIGHT, BOTTOM = 56, 30, 12, 34
 COLUMNS = 2
 LOW_NS, HIGH_NS = 1e2, 2e9  # both ends of the latency axis, which is logarithmic
+SECOND_NS = 1e9
+NEAR_NS = 0.1e9  # a label so near to an end of the axis is shown
 TICKS = {1e3: "1 µs", 1e4: "10 µs", 1e5: "100 µs", 1e6: "1 ms", 1e7: "10 ms", 1e8: "100 ms", 1e9: "1 s"}
 
 
@@ -32,8 +34,7 @@ def as_svg(panels: Mapping[str, Measured]) -> str:
 
 
 def _panel(title: str, at: Sequence[float], took: Sequence[float]) -> str:
-    span = max(map(abs, at), default=1.0)
-    first, last = min(at, default=-span), max(at, default=span)
+    first, last = min(at, default=-SECOND_NS), max(at, default=SECOND_NS)
     worst = max(took, default=0.0)
 
     def x(moment: float) -> float:
@@ -49,8 +50,9 @@ def _panel(title: str, at: Sequence[float], took: Sequence[float]) -> str:
         for value, label in TICKS.items()
     )
     seconds = "".join(
-        f'<text x="{x(second * 1e9):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle" fill="#555">{second} s</text>'
-        for second in range(math.ceil(first / 1e9), math.floor(last / 1e9) + 1)
+        f'<text x="{x(second * SECOND_NS):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle" fill="#555">{second} s</text>'
+        for second in range(round(first / SECOND_NS), round(last / SECOND_NS) + 1)
+        if first - NEAR_NS <= second * SECOND_NS <= last + NEAR_NS
     )
     dots = "".join(f"M{x(when):.1f} {y(latency):.1f}h0" for when, latency in zip(at, took, strict=True))
     return (

@@ -73,6 +73,9 @@ def _side(values: Values, unit: str) -> Facts:
 HEAD = "| # | ours | p50 | p99 | theirs | p50 | p99 | ratio | to reach | |\n|---|---|--:|--:|---|--:|--:|--:|--:|---|\n"
 
 
+SHORT_HEAD = "| # | ours ÷ theirs | ratio | to reach | |\n|---|---|--:|--:|---|\n"
+
+
 def as_markdown(rows: Sequence[Row], versions: Mapping[str, str], took_s: float) -> str:
     facts = machine()
     lines = "".join(f"{_line(row)}\n" for row in rows)
@@ -84,19 +87,37 @@ def as_markdown(rows: Sequence[Row], versions: Mapping[str, str], took_s: float)
     )
 
 
-def _line(row: Row) -> str:
-    ratio = "" if row.ratio is None else _number(row.ratio)
-    sign = "≥" if row.at_least else "≤"
-    aim = "" if row.aim is None else f"{sign} {row.aim:g}"
-    if row.aim is not None and row.or_ours is not None:
-        aim += f" or {row.or_ours / UNITS[row.unit]:g} {row.unit}"
-    verdict = {True: "reached", False: "**not reached**", None: ""}[row.reached]
-    if row.missing:
-        verdict = f"not measured: {' '.join(row.missing.split())}"
-    theirs = ["", "", ""] if row.theirs is None else _cells(row.theirs, row.unit)
-    return (
-        "| " + " | ".join([str(row.figure), *_cells(row.ours, row.unit), *theirs, ratio, aim, verdict]) + " |"
+def as_short(rows: Sequence[Row]) -> str:
+    """The ratios that there are to reach, a line each: for a README."""
+    return SHORT_HEAD + "".join(
+        f"| {row.figure} | {row.ours.what}{f' ÷ {row.theirs.what}' if row.theirs else ''} | {_ratio(row)} | {_aim(row)} | "
+        f"{_verdict(row)} |\n"
+        for row in rows
+        if row.aim is not None
     )
+
+
+def _line(row: Row) -> str:
+    theirs = ["", "", ""] if row.theirs is None else _cells(row.theirs, row.unit)
+    told = [str(row.figure), *_cells(row.ours, row.unit), *theirs, _ratio(row), _aim(row), _verdict(row)]
+    return f"| {' | '.join(told)} |"
+
+
+def _ratio(row: Row) -> str:
+    return "" if row.ratio is None else _number(row.ratio)
+
+
+def _aim(row: Row) -> str:
+    if row.aim is None:
+        return ""
+    aim = f"{'≥' if row.at_least else '≤'} {row.aim:g}"
+    return aim if row.or_ours is None else f"{aim} or {row.or_ours / UNITS[row.unit]:g} {row.unit}"
+
+
+def _verdict(row: Row) -> str:
+    if row.missing:
+        return f"not measured: {' '.join(row.missing.split())}"
+    return {True: "reached", False: "**not reached**", None: ""}[row.reached]
 
 
 def _cells(values: Values, unit: str) -> list[str]:

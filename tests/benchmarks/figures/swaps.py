@@ -49,16 +49,17 @@ def figure_01(bench: Bench) -> list[Row]:
     """The longest gap that a client sees around a swap, the entries untouched; and 3, the same beside none in that time."""
     found = bench.shared("swapped", _swapped)
     aims = {"full host": 0.3, "full asyncio": 0.3, "beat host": 0.25}
-    return [
-        Row(
-            1,
-            found[name].of("gap", _said(bench, name)),
-            found[f"{name.split()[0]} erlang"].of("gap", "Erlang upgrade, same client"),
-            aim=aims.get(name),
-        )
-        for name in found
-        if not name.endswith("erlang")
-    ]
+    rows = []
+    for name in found:
+        load, side = name.split()
+        if side != "erlang":
+            ours, erlang = found[name], found[f"{load} erlang"]
+            shown = ours.of("gap", _said(bench, name)), erlang.of("gap", "Erlang upgrade, same client")
+            rows.append(Row(1, *shown, aim=aims.get(name)))
+    whole = "until the old version is gone"
+    ours, erlang = found["full host"], found["full erlang"]
+    shown = ours.of("whole", f"{_said(bench, 'full host')}, {whole}"), erlang.of("whole", f"Erlang, {whole}")
+    return [*rows, Row(1, *shown)]
 
 
 def figure_02(bench: Bench) -> list[Row]:
