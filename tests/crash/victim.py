@@ -5,8 +5,9 @@ The harness is that of `livetag selftest`; here it runs on modules that say whic
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -62,9 +63,15 @@ Scenario: TypeAlias = harness.Scenario[Victim]
 def run(victim: Victim, scenario: Scenario, plan: str) -> str:
     """As the harness runs it, with a victim that was made ready before: that is done once, and copied.
 
-    A start that has something to do is waited for until it has done it, or died of it.
+    A start that has something to do is waited for until it has done it, or died of it; a push that took its tags back,
+    until the host has seen that: it records it in a look of its own, which may come after the push has ended.
     """
     end = harness.run(victim, replace(scenario, ready=lambda _victim: None), plan)
+    if end == "lived" and scenario.drive is not None and scenario.quarantines:
+        wait_until(lambda: victim.dead or _seen(victim, scenario.tags), "the host sees the tags", 40.0)
+        if victim.dead:
+            victim.buried()
+            return "died"
     if end == "lived" and scenario.drive is None and scenario.new != scenario.old:
         wait_until(lambda: victim.dead or _serves(victim, scenario.new), "the new serves", 40.0)
         wait_until(lambda: victim.dead or _told(victim), "Git says it", 40.0)
@@ -79,6 +86,25 @@ def _serves(victim: Victim, new: Served) -> bool:
         return victim.serves() == new
     except ControlError:
         return False  # it is dying, which the caller looks for
+
+
+def _seen(victim: Victim, tags: Collection[str]) -> bool:
+    """Whether the journal says of these tags whether they are there, or will say nothing more."""
+    try:
+        there = set(victim.tags()).intersection(tags)
+        return there == _pinned(victim).intersection(tags) or harness.rests(victim.status())
+    except ControlError:
+        return False
+
+
+def _pinned(victim: Victim) -> set[str]:
+    newest = {}
+    with closing(sqlite3.connect(f"file:{victim.place.journal}?mode=ro", uri=True)) as journal:
+        facts = journal.execute("SELECT CAST(fact AS TEXT) FROM journal ORDER BY seq")
+        for fact in map(json.loads, (text for (text,) in facts)):
+            if fact["kind"] == "TagMoved":
+                newest[fact["tag"]] = fact.get("object_id")
+    return {tag for tag, object_id in newest.items() if object_id is not None}
 
 
 def _told(victim: Victim) -> bool:
