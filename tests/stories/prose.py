@@ -1,7 +1,7 @@
 """What users read when something is refused, kept in one file to be read as prose: tests/messages.txt.
 
 Each section is a heading and what was printed, with what differs from run to run replaced by a placeholder.
-`UPDATE_MESSAGES=1 pytest tests/stories/test_bad_releases.py` writes the sections of the cases that ran anew.
+`UPDATE_MESSAGES=1 pytest tests/gallery` writes the sections of the cases that ran anew.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from pathlib import Path
 
 FILE = Path(__file__).parents[1] / "messages.txt"
 UPDATE = "UPDATE_MESSAGES"
-HEAD = """\
-What livetag says when something is refused, case by case. Written by tests/stories/test_bad_releases.py, which also
-compares it: UPDATE_MESSAGES=1 writes it anew. In angle brackets: what differs from run to run.
-"""
 
 _CHANGING = (
     (re.compile(r"\b(?:[0-9a-f]{40}|[0-9a-f]{12}|(?=[a-f]*[0-9])[0-9a-f]{7})\b"), "<id>"),
@@ -65,7 +61,7 @@ def updating() -> bool:
     return os.environ.get(UPDATE, "") == "1"
 
 
-def write(found: Mapping[str, str], order: Sequence[str], file: Path = FILE, head: str = HEAD) -> None:
+def write(found: Mapping[str, str], order: Sequence[str], file: Path, head: str) -> None:
     """Put what was found into the file, by that order of headings; what did not run keeps its text."""
     kept = {**written(file), **found}
     parts = [f"## {heading}\n\n{kept[heading]}\n" for heading in order if heading in kept]

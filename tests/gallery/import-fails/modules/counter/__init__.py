@@ -1,0 +1,9 @@
+"""Counts."""
+
+import flying_carpet
+
+from .counting import Counting
+
+
+class Counter(Counting):
+    """Counts."""

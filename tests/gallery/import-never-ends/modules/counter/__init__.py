@@ -1,0 +1,10 @@
+"""Counts."""
+
+from .counting import Counting
+
+while True:
+    pass
+
+
+class Counter(Counting):
+    """Counts."""

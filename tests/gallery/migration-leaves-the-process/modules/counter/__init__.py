@@ -1,0 +1,20 @@
+"""Counts."""
+
+import os
+
+from .counting import Counting
+
+
+class Counter(Counting):
+    state_version = 2
+
+
+@Counter.migrates(1, 2)
+def up(old: dict) -> dict:
+    os._exit(1)
+    return old
+
+
+@Counter.migrates(2, 1)
+def down(new: dict) -> dict:
+    return new

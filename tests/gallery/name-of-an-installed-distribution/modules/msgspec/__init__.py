@@ -1,0 +1,1 @@
+"""Every import of msgspec would get this."""

@@ -1,0 +1,1 @@
+"""Every import of json would get this."""

@@ -1,0 +1,9 @@
+"""Counts."""
+
+import clock
+
+from .counting import Counting
+
+
+class Counter(Counting):
+    """Counts."""

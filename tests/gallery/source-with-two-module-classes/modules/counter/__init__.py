@@ -1,0 +1,11 @@
+"""Counts."""
+
+from .counting import Counting
+
+
+class Counter(Counting):
+    """Counts."""
+
+
+class Meter(Counting):
+    """Counts, too."""

@@ -1,0 +1,11 @@
+"""What the counter remembers."""
+
+from typing import TypedDict
+
+
+class State(TypedDict):
+    """`expected`: sender → the number of its next note. `odd`: the notes that were not the expected, or not whole."""
+
+    ticks: str
+    expected: dict[str, int]
+    odd: int

@@ -1,0 +1,8 @@
+"""Counts."""
+
+from .counting import Counting
+
+
+class Counter(Counting):
+    def take_over(self, resources: dict) -> None:
+        self.given = resources
