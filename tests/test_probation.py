@@ -67,10 +67,9 @@ def test_what_the_release_before_did_as_badly_is_told_and_no_breach() -> None:
 def test_what_few_messages_say_does_not_tell_bad_from_worse() -> None:
     before = Figures(units=1000, failed=100, p99_ms=200.0)
     assert of(Figures(units=20, failed=20, slow=20, p99_ms=900.0), before, elapsed_s=1.0).word == "watching"
-    little = Figures(
-        units=10, failed=10, p99_ms=900.0
-    )  # of the release before: too little to excuse anything
+    little = Figures(units=10, failed=10, p99_ms=900.0)  # too little to excuse failures
     assert of(Figures(units=200, failed=20), little).word == "breach"
+    assert of(Figures(units=200, slow=20, p99_ms=900.0), little).word == "passed"  # but it was slow by nature
 
 
 def test_a_good_release_before_excuses_nothing() -> None:

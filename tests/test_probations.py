@@ -23,8 +23,9 @@ from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.probations import Probations
 from orchestrator.upgrade.progress import Event, Progress
 from orchestrator.upgrade.records import Change, Entry, Fact, Planned
+from orchestrator.upgrade.source import incoming_release, unwatched
 from orchestrator.upgrade.transaction import UpgradeTransaction
-from repo_store.manifest import Limits
+from repo_store.manifest import Limits, ModuleManifest, TrialSection, parse_host
 from tests.runtime_kit import Plain, idle, state_of, until
 
 TERMS = Terms(seconds=10.0, min_messages=20, self_test_s=2.0)
@@ -381,3 +382,13 @@ def test_one_that_can_not_go_back_only_calls_a_person(tmp_path: Path) -> None:
         assert place.phase(second) is Phase.CONFIRMED
 
     story(tmp_path, tell)
+
+
+def test_the_terms_are_those_of_module_toml_unless_the_host_watches_nothing(tmp_path: Path) -> None:
+    made = entry("counter", First)
+    asked = ModuleManifest(one_way=True, limits=Limits(load_s=3.0))
+    terms = incoming_release(tmp_path, made, asked, TrialSection()).terms
+    assert terms == Terms(30.0, 100, 0.01, 100.0, one_way=True, self_test_s=3.0)
+    assert unwatched(tmp_path, made, asked, TrialSection()).terms == Terms()
+    assert parse_host(b"", "livetag.toml").host.probation
+    assert not parse_host(b"[host]\nprobation = false\n", "livetag.toml").host.probation

@@ -6,8 +6,18 @@ import msgspec
 
 from orchestrator.runtime.figures import Terms
 from orchestrator.upgrade.ledger import Ledger, fold
-from orchestrator.upgrade.records import Change, Committed, Confirmed, Entry, Fact, Planned, Prepared, Record
-from orchestrator.upgrade.unproven import at_fault, changes_back, composition_back, unproven
+from orchestrator.upgrade.records import (
+    Change,
+    Committed,
+    Confirmed,
+    Entry,
+    Fact,
+    Planned,
+    Prepared,
+    Quarantined,
+    Record,
+)
+from orchestrator.upgrade.unproven import at_fault, changes_back, composition_back, ended_the_host, unproven
 
 TERMS = {name: Terms(seconds=30.0) for name in "abc"}
 
@@ -101,3 +111,19 @@ def test_without_a_composition_before_there_is_none_after_the_way_back() -> None
         *(Planned(3, (way,), "", "w", 2, app=("", "")), Prepared(3), Committed(3, 1.0, 0)),
     )
     assert gone.app is None
+
+
+def test_what_ended_the_host_goes_back_to_what_passed_and_not_to_what_served_in_between() -> None:
+    chain = [*BOTH, *commits(2, (A1, A2), (B1, B2)), *commits(3, (A2, A3))]
+    alive = read(*chain)
+    assert ended_the_host(alive) == []
+    ledger = read(*chain, Quarantined("a", "c3", "a/v3", "the host died 2 times", fatal=True))
+    ((view, reason),) = ended_the_host(ledger)
+    assert (view.id, reason) == (3, "the host died 2 times")
+    assert {change.name: change.after for change in changes_back(ledger, view)} == {"a": A1, "b": B1}
+    nowhere = read(
+        *chain,
+        Quarantined("a", "c3", "a/v3", "died", fatal=True),
+        Quarantined("a", "c1", "a/v1", "left by hand"),
+    )
+    assert ended_the_host(nowhere) == []

@@ -129,7 +129,7 @@ def _errors(signs: Signs) -> tuple[str, str]:
 
 def _slowness(signs: Signs) -> tuple[str, str]:
     """The breach of the p99, if it is one, and the note if the release before was as bad."""
-    terms, now, before = signs.terms, signs.now, _measured(signs)
+    terms, now, before = signs.terms, signs.now, signs.before
     if now.slow <= SLOW_SHARE * max(terms.min_messages, now.units):
         return "", ""
     limit = f"probation.max_p99_ms = {terms.max_p99_ms:g}"

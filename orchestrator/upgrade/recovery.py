@@ -44,13 +44,14 @@ from orchestrator.upgrade.records import (
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.source import Bring, incoming_release
 from orchestrator.upgrade.transaction_view import TransactionView
-from orchestrator.upgrade.unproven import unproven
+from orchestrator.upgrade.unproven import at_fault, changes_back, composition_back, ended_the_host, unproven
 from orchestrator.upgrade.wiring import next_wiring
 from repo_store.errors import StoreError
 from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
 
 NOTHING_STORED = Stored()
+AFTER_DEATHS = "livetag, after deaths of the host"
 
 
 def close_the_past(book: Book, version: str, evidence: Evidence | None = None, run: str = "") -> None:
@@ -148,6 +149,11 @@ def _end_crash_loop(book: Book) -> None:
         with step("recovery.quarantined"):
             book.write_now(fact)
         logger.error("quarantined {} at {}: {}", fact.package, fact.commit_id[:12], fact.reason)
+    for view, reason in ended_the_host(book.ledger):
+        changes = changes_back(book.ledger, view)
+        with step("recovery.put-back"):
+            book.write_together(_ending_probation(book.ledger, view, changes, reason))
+        logger.warning("put back: {}", "; ".join(map(words.change_text, changes)))
     for view, changes in ways_back(book.ledger):
         with step("recovery.put-back"):
             book.write_together(_putting_back(book.ledger, view, changes))
@@ -164,12 +170,17 @@ def _putting_back(ledger: Ledger, view: TransactionView, changes: tuple[Change, 
         for c in changes
         if c.before is not None and key_of(c.before) not in ledger.quarantine
     ]
-    return [
-        *also,
-        Planned(txn, changes, "", "livetag, after deaths of the host", view.id),
-        Prepared(txn),
-        Committed(txn, 0.0, 0),
-    ]
+    return [*also, Planned(txn, changes, "", AFTER_DEATHS, view.id), Prepared(txn), Committed(txn, 0.0, 0)]
+
+
+def _ending_probation(
+    ledger: Ledger, view: TransactionView, changes: tuple[Change, ...], reason: str
+) -> list[Fact]:
+    """The same for all of a probation, back to what was confirmed last."""
+    txn, app = ledger.next_txn, composition_back(ledger, view)
+    also = at_fault(ledger, view, f"it went back together with what transaction {view.id} moved")
+    planned = Planned(txn, changes, "", AFTER_DEATHS, view.id, (), app, reason)
+    return [*also, planned, Prepared(txn), Committed(txn, 0.0, 0)]
 
 
 class Recovered:

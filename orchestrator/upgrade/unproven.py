@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.runtime.figures import Terms
-from orchestrator.upgrade.crash_loop import key_of, without_taken_names
+from orchestrator.upgrade.crash_loop import key_of, not_loaded, without_taken_names
 from orchestrator.upgrade.ledger import Ledger, TransactionView
 from orchestrator.upgrade.records import Change, Entry, Quarantined
 from repo_store.release import APP
@@ -76,6 +76,23 @@ def at_fault(ledger: Ledger, view: TransactionView, reason: str) -> list[Quarant
         for (package, commit_id), tag in sorted(keys.items())
         if (package, commit_id) not in ledger.quarantine
     ]
+
+
+def ended_the_host(ledger: Ledger) -> list[tuple[TransactionView, str]]:
+    """The probations of which a release is not loaded any more, as it ended the host, each with the reason.
+
+    Their modules go back to what was confirmed, not to what served in between and never passed.
+    """
+    lethal = not_loaded(ledger).keys()
+    found = []
+    for view in ledger.in_probation:
+        names = [name for name in view.probation if name in lethal]
+        welcome = all(
+            c.after is None or key_of(c.after) not in ledger.quarantine for c in changes_back(ledger, view)
+        )
+        if names and has_way_back(ledger, view) and welcome:
+            found.append((view, ledger.quarantine[key_of(ledger.table[names[0]])].reason))
+    return found
 
 
 def _composition(ledger: Ledger, view: TransactionView) -> TransactionView | None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.records import (
     Committed,
     Fact,
@@ -108,7 +107,7 @@ class Watch:
             return
         if isinstance(fact, Planned) and not fact.overrides and not life.world.composed:
             gone = [change.name for change in fact.changes if change.after is None]
-            if gone and fact.who != IN_PROBATION:
+            if gone and not fact.who.startswith("livetag, "):  # what was added in a probation leaves with it
                 self.fail(f"{gone} leave, and nobody has asked for it: a missing tag never unloads")
         if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
             self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
