@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.runtime.table_image import TableImage, records_of, table_sample
+from orchestrator.runtime.slices import at_once
+from orchestrator.runtime.table_image import (
+    SAMPLE_BYTES_MAX,
+    TableImage,
+    part_of,
+    records_of,
+    saving,
+    table_sample,
+)
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
@@ -88,3 +96,75 @@ def test_a_sample_is_bounded_and_changes_nothing() -> None:
             assert table_sample(module.proxy.tables, "things", 2000)[1].taken == 2000
 
     asyncio.run(story())
+
+
+def gone_back(folder: Path, given: list[TableImage], versions: dict[str, int]) -> TrialReport:
+    """What the release makes of a sample when it leaves."""
+    state = msgspec.msgpack.encode({})
+    what = Rehearsal(
+        "counter", "2.0.0", {}, state, 1, back_to=1, tables=tuple(given), tables_back_to=versions
+    )
+    path = staged(folder / "stage", SOURCE)
+    return asyncio.run(trial(path, "counter", ModuleManifest(), what, SMALL))
+
+
+def image(version: int, record: dict[str, Any], *keys: int, name: str = "routes") -> TableImage:
+    return TableImage(name, version, (msgspec.msgpack.encode([(("a", key), record) for key in keys]),))
+
+
+def test_a_release_that_leaves_takes_a_sample_of_its_records_down_for_the_one_that_comes(
+    tmp_path: Path,
+) -> None:
+    now = image(2, {"path": "x", "weight": 1.0}, 1, 2)
+    stale, aside = image(1, {"path": "y"}, 3), image(9, {"n": 1}, 4, name="others")
+    report = gone_back(tmp_path, [now, stale, aside], {"routes": 1})
+    found = [(each.name, each.version, dict(records_of(each))) for each in report.tables_down]
+    plain = msgspec.msgpack.encode
+    assert found == [
+        ("routes", 1, {("a", 1): plain({"path": "x"}), ("a", 2): plain({"path": "x"})}),
+        ("routes", 1, {("a", 3): plain({"path": "y"})}),
+        ("others", 9, {("a", 4): plain({"n": 1})}),
+    ]
+    assert report.went_down == msgspec.msgpack.encode({})
+    assert (report.lost, report.migration_s) == (("routes.weight",), None), (
+        "no state is migrated in the switch"
+    )
+
+
+def test_records_that_no_steps_of_the_one_that_leaves_lead_down_are_left_to_the_plan(tmp_path: Path) -> None:
+    report = gone_back(tmp_path, [image(2, {"path": "x", "weight": 1.0}, 1)], {"routes": 0})
+    assert (report.tables_down, report.lost) == ((), None)
+
+
+def test_a_step_down_of_a_record_that_raises_is_named_with_its_key(tmp_path: Path) -> None:
+    said = r"tried on a sample of its records,: Table routes, key \('a', 14\): the step 2→1 raised KeyError: 'pfad'"
+    with pytest.raises(TrialFailed, match=said):
+        gone_back(tmp_path, [image(2, {"path": "x", "weight": 1.0}, 14)], {"routes": 1})
+
+
+def test_a_sample_is_bounded_in_bytes_too_and_of_a_saved_table_some_parts_are_one() -> None:
+    async def story() -> None:
+        async with begin(One, tables=records(3000)) as module:
+            large = {"n": 1, "text": "x" * 20_000}
+            store = module.proxy.tables.stores["things"]
+            for shard in store.shards:
+                for key in shard:
+                    shard[key] = msgspec.msgpack.encode(large)
+            (one,) = table_sample(module.proxy.tables, "things", SAMPLE_MAX)
+            assert (one.taken, one.whole) == (SAMPLE_BYTES_MAX // 20_016, 3000)
+            (saved,) = at_once(saving(module.proxy.tables))
+            some = part_of(saved, 10)
+            assert 10 <= some.taken == len(list(records_of(some.image))) < 20
+            assert some.whole == 3000
+
+    asyncio.run(story())
+
+
+def test_the_self_test_is_not_held_against_a_part_of_a_state(tmp_path: Path) -> None:
+    source = SOURCE.replace("assert len(self.routes) == 3, len(self.routes)", "raise ValueError('unfit')")
+    what = Rehearsal("counter", "2.0.0", {}, msgspec.msgpack.encode({}), 1)
+    path = staged(tmp_path / "stage", source)
+    with pytest.raises(TrialFailed, match="unfit"):
+        asyncio.run(trial(path, "counter", ModuleManifest(), what, SMALL))
+    cut = msgspec.structs.replace(what, cut=True)
+    assert "self_test" not in asyncio.run(trial(path, "counter", ModuleManifest(), cut, SMALL)).seconds

@@ -98,7 +98,7 @@ def said_of(data: bytes, cuts: Sequence[Cut], records: Sequence[tuple[str, int, 
     """What was tried: `the whole state (3.2 kB) and 1,000 of 120,000 records of routes`."""
     if cuts:
         shown = [f"{c.taken:,} of {c.whole:,} in {c.where or 'it'}" for c in cuts[:CUTS_SAID_MAX]]
-        said = [f"a sample of the state ({', '.join(shown)})"]
+        said = [f"a sample of the state ({', '.join(shown)}; without self_test())"]
     else:
         said = [f"the whole state ({_size(len(data))})"]
     by_table: dict[str, tuple[int, int]] = {}
