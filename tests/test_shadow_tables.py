@@ -190,6 +190,31 @@ def test_a_unit_in_a_thread_writes_while_its_shadow_reads() -> None:
     asyncio.run(story())
 
 
+def test_what_is_written_after_the_last_message_is_not_seen_by_a_shadow_that_is_behind() -> None:
+    class Behind(Two):
+        @handles
+        async def look(self, key: int) -> Any:
+            await asyncio.sleep(0.02)
+            return super().look(key)
+
+    async def story() -> None:
+        async with running({"keeper": One}) as app:
+            for key in range(9):
+                await ask_all(app, "keeper", {"key": key, "n": key}, type_="put")
+
+            async def traffic() -> None:
+                for key in range(6):
+                    await ask_all(app, "keeper", {"key": key}, type_="look")
+                for key in range(6):  # the last message is noted, and its shadow has not read a record
+                    await ask_all(app, "keeper", {"key": key, "n": -key - 1}, type_="put")
+
+            told = await shadow(app, {"keeper": Behind}, traffic, messages=6)
+            assert told.outcome.result == "committed", told.outcome.reason
+            assert await app.ask("keeper", "look", {"key": 3}) == [-4, True]
+
+    asyncio.run(story())
+
+
 # -- against a plain dict --------------------------------------------------------------------------------------------
 
 

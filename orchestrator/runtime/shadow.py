@@ -191,10 +191,16 @@ class Shadow:
         self._slowest_s = max(self._slowest_s, record.took_s)
         self._backlog.append(record)
         if self.recorded >= self.wanted.messages:
-            self._tap.detach()
+            self._note_no_more()
         elif len(self._backlog) > AHEAD_MAX:
             self.end(Ending("slow"))
         self._next()
+
+    def _note_no_more(self) -> None:
+        """Enough units are noted. What is written to Tables is still told, as long as the shadow reads what was there before."""
+        self._tap.notes_units = False
+        if not self._moments:
+            self._tap.detach()
 
     # -- its own -----------------------------------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class Shadow:
 
     def _judge(self) -> None:
         if self.differ > self.wanted.mismatches:
-            self._tap.detach()  # it is decided; what is noted already is looked at, to be told
+            self._note_no_more()  # it is decided; what is noted already is looked at, to be told
             if not self._backlog or len(self.mismatches) >= MISMATCHES_MAX:
                 self.end(Ending("differs"))
         elif self.handled >= self.wanted.messages:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Tap:
     """Attached to one module."""
 
-    __slots__ = ("_at_once", "_pump", "_voice", "broken", "proxy", "record", "watcher")
+    __slots__ = ("_at_once", "_pump", "_voice", "broken", "notes_units", "proxy", "record", "watcher")
 
     def __init__(
         self, proxy: ModuleProxy, watcher: Watcher, pump: type[TappedPump], voice: Voice | None
@@ -37,6 +37,7 @@ class Tap:
         self.watcher: Watcher | None = watcher
         self.record: UnitRecord | None = None  # of the unit under way
         self.broken = ""  # why nothing is noted any more
+        self.notes_units = True  # False: only what they write to Tables is told
         self._pump = pump
         self._voice = voice
         self._at_once: UnitRecord | None = None  # that has ended, and its reply is still to come
@@ -74,7 +75,7 @@ class Tap:
 
     def begins(self, message: Message, at_once: bool) -> None:
         """A unit is about to begin; `at_once`: in the task of who asks."""
-        if self.watcher is not None:
+        if self.watcher is not None and self.notes_units:
             self.record = UnitRecord(message, at_once=at_once, began_s=perf_counter())
 
     def replied(self, message: Message) -> None:
