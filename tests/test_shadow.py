@@ -14,6 +14,7 @@ import pytest
 from livetag import Message, Module, every, handles, intake, resource, subscribes
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import HandlerFailed
+from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.testing.clock import FakeClock
 from tests.runtime_kit import Plain, books_balance, idle, running, state_of, until
 from tests.shadow_kit import ask_all, attached, quiet, shadow
@@ -706,6 +707,36 @@ def test_one_that_hangs_is_interrupted_and_refused() -> None:
             assert (told.outcome.result, told.outcome.fault) == ("rolled_back", "release")
             assert "held up the service on add {'n': 3} and was interrupted after" in told.outcome.reason
             assert await app.ask("summer", "add", {"n": 1}) == 16
+
+    asyncio.run(story())
+
+
+def test_a_message_on_which_the_service_hangs_is_not_handled_a_second_time() -> None:
+    class Hangs(Summer):
+        @handles
+        def add(self, n: int) -> int:
+            end = time.monotonic() + 20
+            while n == 3 and time.monotonic() < end:
+                pass
+            return super().add(n)
+
+    class HangsToo(Hangs):
+        """As does this one."""
+
+    async def story() -> None:
+        async with running({"summer": Hangs, "sink": Sink}) as app:
+            watchdog = Watchdog(0.2, app)
+            watchdog.start()
+
+            async def traffic() -> None:
+                replies = await ask_all(app, "summer", {"n": 1}, {"n": 3}, {"n": 1})
+                assert replies[::2] == [1, 2]
+                assert "Stalled" in replies[1]
+
+            told = await shadow(app, {"summer": HangsToo}, traffic, messages=3)
+            watchdog.stop()
+            assert told.outcome.fault == "moment"
+            assert "summer itself did not return from add {'n': 3}" in told.outcome.reason
 
     asyncio.run(story())
 

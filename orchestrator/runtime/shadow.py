@@ -190,6 +190,9 @@ class Shadow:
         self.times_s[0].append(record.took_s)
         self._slowest_s = max(self._slowest_s, record.took_s)
         self._backlog.append(record)
+        if record.hung:
+            name, on = self.live.name, title(record.message, self._shower)
+            self.end(Ending("broken", f"{name} itself did not return from {on}, and would not a second time"))
         if self.recorded >= self.wanted.messages:
             self._note_no_more()
         elif len(self._backlog) > AHEAD_MAX:

@@ -44,7 +44,18 @@ class Asked:
 class UnitRecord:
     """One unit. `message` is as it came, with a body of its own; `took_s` counts from its begin to its end."""
 
-    __slots__ = ("asked", "asks", "at_once", "began_s", "failed", "message", "reply", "said", "took_s")
+    __slots__ = (
+        "asked",
+        "asks",
+        "at_once",
+        "began_s",
+        "failed",
+        "hung",
+        "message",
+        "reply",
+        "said",
+        "took_s",
+    )
 
     def __init__(self, message: Message, *, at_once: bool, began_s: float) -> None:
         self.message = copy_of(message)
@@ -56,6 +67,7 @@ class UnitRecord:
         self.asks: list[Asked] = []
         self.reply: Any = UNKNOWN
         self.failed = ""  # why it failed
+        self.hung = False  # it did not return, and was interrupted
 
     def says(self, name: str, type_: str | None, body: Any) -> None:
         self.said.append(Said(name, type_, apart(body)))

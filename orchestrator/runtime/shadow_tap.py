@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.runtime.errors import ModuleError, error_text
+from orchestrator.runtime.errors import ModuleError, Overrun, Stalled, error_text
 from orchestrator.runtime.plain import apart
 from orchestrator.runtime.pump import Pump
 from orchestrator.runtime.shadow_record import UNKNOWN, Asked, UnitRecord
@@ -88,6 +88,11 @@ class Tap:
             record.reply = apart(durable.reply)
         elif reply.done() and not reply.cancelled() and reply.exception() is None:
             record.reply = apart(reply.result())
+
+    def interrupted(self) -> None:
+        """The unit's code did not return and was interrupted."""
+        if self.record is not None:
+            self.record.hung = True
 
     def ending(self, message: Message) -> None:
         """The unit is about to end: what it wrote is still told apart from what was there."""
@@ -173,6 +178,11 @@ class TappedPump(Pump):
         if tap is not None:
             tap.guarded(tap.replied, message)
         return await Pump._tasks_ended(self, message, failure)  # noqa: SLF001
+
+    def _failure(self, message: Message, error: BaseException, handler: BoundHandler | None) -> ModuleError:
+        if isinstance(error, (Stalled, Overrun)) and self._proxy.tap is not None:
+            self._proxy.tap.interrupted()
+        return Pump._failure(self, message, error, handler)  # noqa: SLF001
 
     def _end(self, message: Message, failure: ModuleError | None) -> bool:
         proxy = self._proxy
