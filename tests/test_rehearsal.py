@@ -384,3 +384,50 @@ def test_a_release_whose_first_run_was_in_a_bad_moment_is_measured_again(tmp_pat
         assert "would take about" not in outcome.reason
 
     rehearsing(tmp_path, play, Limits(pause_ms=100.0))
+
+
+LARGE = """
+    from typing import TypedDict
+    from livetag import Module, handles
+
+    class State(TypedDict):
+        total: int
+        by_key: dict[str, int]
+
+    class Counter(Module[State]):
+        state_version = 2
+
+        def initial_state(self) -> State:
+            return {"total": 0, "by_key": {}}
+
+        @handles
+        def tick(self, key: str) -> int:
+            self.state["by_key"] = {str(n): n for n in range(300_000)}
+            self.state["total"] += 1
+            return self.state["total"]
+"""
+UP = TWO[TWO.index("    @Counter.migrates(1, 2)") :]
+
+
+def test_a_state_that_is_copied_because_its_type_changed_is_measured_like_a_migration(tmp_path: Path) -> None:
+    retyped = LARGE.replace("TypedDict):", "TypedDict, total=False):")
+
+    async def play(counter: Rehearser) -> None:
+        assert (await counter.to("2.0.0", LARGE + UP, 2)).result == "committed"
+        await counter.ticks()
+        same = await counter.to("2.0.1", LARGE + UP + "\n    # another one\n", 2)
+        assert same.result == "committed", same.reason
+        assert (
+            "tried on a sample of the state (1,000 of 300,000 in by_key; without self_test())"
+            in counter.said[1]
+        )
+        decided = counter.log.facts[-2]
+        assert isinstance(decided, Committed)
+        assert decided.predicted_us is None, "it is handed on as it is, however large"
+        outcome = await counter.to("2.1.0", retyped + UP, 2)
+        assert (outcome.result, outcome.fault) == ("rolled_back", "release")
+        assert "would take about" in outcome.reason
+        assert not any(isinstance(fact, Prepared) for fact in counter.log.facts)
+        assert await counter.ticks() == 2
+
+    rehearsing(tmp_path, play, Limits(pause_ms=10.0))

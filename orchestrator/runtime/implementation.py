@@ -124,10 +124,10 @@ class Implementation:
             raise StateInvalid(f"initial_state(): {error}") from None
         return state
 
-    def check(self, state: object) -> None:
-        """Does a state fit this version's type? Raises StateInvalid, which names version and field."""
+    def check(self, state: bytes) -> None:
+        """Does an encoded state fit this version's type? Raises StateInvalid, which names version and field."""
         try:
-            self.blueprint.codec.copy(state)
+            self.blueprint.codec.decode(state)
         except StateInvalid as error:
             raise StateInvalid(
                 f"{self.name} {self.version}, state version {self.blueprint.state_version}: {error}"

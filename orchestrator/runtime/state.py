@@ -34,6 +34,19 @@ class StateCodec:
         #: May a state be given to the next version as it is? Not if it holds instances of this version's classes.
         self.by_reference: bool = not _names_a_class(msgspec.inspect.type_info(type_), set())
 
+    @property
+    def schema(self) -> bytes:
+        """The type as JSON Schema; empty if it has none."""
+        try:
+            return msgspec.json.encode(msgspec.json.schema(self.type))
+        except TypeError:
+            return b""
+
+    @property
+    def handed_on_as(self) -> bytes:
+        """The type as which a state may go to the next version by reference; empty: each version gets a copy."""
+        return self.schema if self.by_reference else b""
+
     def encode(self, state: object) -> bytes:
         """The state as bytes.
 

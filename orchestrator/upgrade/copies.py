@@ -59,7 +59,10 @@ async def copied(
     for name in proxy.tables.stores:
         take = partial(table_sample, proxy.tables, name, SAMPLE_MAX)
         found += await _between_units(proxy, old, take, drain_s)
-    state = StateCopy(old.blueprint.state_version, live.data, cut=bool(live.cuts))
+    codec = old.blueprint.codec
+    state = StateCopy(
+        old.blueprint.state_version, live.data, cut=bool(live.cuts), handed_on_as=codec.handed_on_as
+    )
     return _of(state, found, live.cuts, live.times)
 
 

@@ -29,13 +29,15 @@ class StateCopy:
     """A state for a trial, as msgpack.
 
     `cut`: it is only a sample, with which a self-test may find fault. `left_by`: the release that has taken it down to this
-    version, in a trial of its own.
+    version, in a trial of its own. `handed_on_as`: the type as which it goes to a version of the same state version by
+    reference, empty if never; None: the switch does not hand it on.
     """
 
     version: int
     data: bytes
     cut: bool = False
     left_by: str = ""
+    handed_on_as: bytes | None = None
 
 
 class Source(Protocol):

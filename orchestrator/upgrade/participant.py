@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import nullcontext
 from typing import Any
 
-import msgspec
 from loguru import logger
 
 from orchestrator.runtime.application import Application
@@ -27,6 +26,7 @@ from orchestrator.runtime.rest import Resting
 from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.slices import in_slices
 from orchestrator.runtime.state import PLAIN_STATE, Step, find_chain, migrate
+from orchestrator.runtime.state_sample import state_sample
 from orchestrator.runtime.table_image import restoring
 from orchestrator.runtime.table_store import Shards
 from orchestrator.runtime.tables import ModuleTables, fresh_shards
@@ -180,7 +180,8 @@ class Participant:
         self._chain = self._find_chain(code.blueprint)
         self._retyped = not self._chain and self._type_changed(code.blueprint)
         if self._retyped and self.old is not None:
-            self.new.check(self.old.state)
+            # Of a large one a part: the switch looks at all of it, and the service is not held up here.
+            self.new.check(state_sample(self.old.state, self.old.blueprint.codec).data)
         self._tables_before.check(code.blueprint, code.loaded)
         self._durable.check(self._tables_before)
         self._shards = fresh_shards(code.blueprint)
@@ -215,7 +216,8 @@ class Participant:
 
     def _type_changed(self, blueprint: Blueprint) -> bool:
         """Does the type differ though the version does not? Only then a state has to be walked for a check."""
-        return self.old is not None and _schema(blueprint) != _schema(self.old.blueprint)
+        now = blueprint.codec.schema
+        return self.old is not None and (not now or now != self.old.blueprint.codec.schema)
 
     # -- in the switch: synchronous, no I/O; may fail until `attach` -------------------------------------------
 
@@ -383,10 +385,3 @@ def author_failed(step: str, error: BaseException, implementation: Implementatio
         return f"{step}: {error}"
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"{step} raised {text} ({author_line(error, loaded)})"
-
-
-def _schema(blueprint: Blueprint) -> object:
-    try:
-        return msgspec.json.schema(blueprint.codec.type)
-    except TypeError:
-        return object()  # no schema to compare: the state is checked

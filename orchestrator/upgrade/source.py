@@ -89,6 +89,7 @@ class StagedSource:
             durable=self._manifest.durable,
             cut=state is not None and state.cut,
             left_by=state.left_by if state is not None else "",
+            handed_on_as=state.handed_on_as if state is not None else None,
             enough_ms=self._manifest.limits.pause_ms / 2,
         )
         return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)

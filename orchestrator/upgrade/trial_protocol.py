@@ -44,8 +44,9 @@ class Rehearsal(msgspec.Struct, frozen=True):
     version in service has open, name → key; they are not opened a second time. `back_to`: nothing but the steps down
     to that state version is run, as if an older release took this one's place, and for `tables_back_to` (table → version)
     those of its Tables. `tables`: a sample of its records. `durable`: its state has a limit. `cut`: the state is only a
-    sample, and no self-test is held against it. `left_by`: the release whose steps have taken it down. `enough_ms`: a
-    migration that takes longer is measured again.
+    sample, and no self-test is held against it. `left_by`: the release whose steps have taken it down. `handed_on_as`: the
+    type as which the switch hands it on as it is, if this release has the same; it is copied otherwise, which is measured as
+    a migration is. `enough_ms`: one that takes longer is measured again.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     durable: bool = False
     cut: bool = False
     left_by: str = ""
+    handed_on_as: bytes | None = None
     enough_ms: float = 0.0
 
 

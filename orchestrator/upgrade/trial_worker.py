@@ -23,7 +23,7 @@ from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
-from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
+from orchestrator.runtime.state import PLAIN_STATE, StateCodec, find_chain, migrate
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
@@ -166,7 +166,10 @@ class _Worker:
         self.step("migrate")
         chain = find_chain(blueprint.steps, rehearsal.state_version, blueprint.state_version)
         if not chain:
-            return self._same_version(implementation, rehearsal.state, rehearsal.left_by)
+            state = self._same_version(implementation, rehearsal.state, rehearsal.left_by)
+            if rehearsal.handed_on_as is not None:
+                self._migration_s = self._copying_s(blueprint.codec, rehearsal.state, rehearsal)
+            return state
         old = PLAIN_STATE.decode(rehearsal.state)
         state, self._migration_s = timed(
             lambda: migrate(old, chain, blueprint.codec), rehearsal.enough_ms / 1000
@@ -175,6 +178,13 @@ class _Worker:
             self.step("way_back")
             self._lost = self._lost_going_back(implementation, rehearsal, state, rehearsal.state_version)
         return state
+
+    def _copying_s(self, codec: StateCodec, state: bytes, rehearsal: Rehearsal) -> float | None:
+        """How long the switch would take to copy a state that no step changes; None: it hands it on as it is."""
+        if rehearsal.handed_on_as and rehearsal.handed_on_as == codec.handed_on_as:
+            return None
+        old = PLAIN_STATE.decode(state)
+        return timed(lambda: migrate(old, [], codec), rehearsal.enough_ms / 1000)[1]
 
     def _go_back(self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int) -> None:
         """Take a copy of the state down, timed, and see what that loses, and what the release that comes will start from."""
