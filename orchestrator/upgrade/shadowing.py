@@ -79,7 +79,8 @@ class Shadowing:
         return await self._side_by_side() if self._ones else []
 
     async def _side_by_side(self) -> list[str]:
-        runs: asyncio.Future[list[str]] = asyncio.gather(*(one.run() for one in self._ones))
+        each_run = [asyncio.ensure_future(one.run()) for one in self._ones]
+        runs: asyncio.Future[list[str]] = asyncio.gather(*each_run)
         watch = asyncio.ensure_future(self._overtaken())
         telling = asyncio.ensure_future(self._tell_again())
         self._under_way = True
@@ -91,9 +92,9 @@ class Shadowing:
             return runs.result()
         finally:
             self._under_way = False
-            for each in (runs, watch, telling):
+            for each in (*each_run, watch, telling):  # one that fails ends the others
                 each.cancel()
-            await asyncio.gather(runs, watch, telling, return_exceptions=True)
+            await asyncio.gather(runs, *each_run, watch, telling, return_exceptions=True)
 
     async def _overtaken(self) -> None:
         why = await self._otherwise()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -142,5 +143,12 @@ def test_a_newer_tag_ends_a_shadow_and_a_way_back_has_none(deployment: Deploymen
         assert "live: counter 1.1.0 → 1.0.0" in back.stderr
         ended = next(each for each in deployment.history() if each["outcome"] == "rolled_back")
         assert "its shadow was ended: tags of counter have moved meanwhile" in ended["reason"]
+
+        release(deployment, "counter/v1.4.0", f"{CODE}\n    # another\n", 100_000)
+        deployment.work.git("push", "-o", "no-wait", "live", "main", "counter/v1.4.0")
+        wait_until(lambda: "shadowing: " in str(deployment.status()["transaction"]), "it is shadowed")
     assert not load.failed
     assert deployment.ask("counter", "total") == len(load.replies)
+    began = time.monotonic()
+    assert deployment.stop() == 0
+    assert time.monotonic() - began < 30  # the shadow alone would have been waited for for a minute
