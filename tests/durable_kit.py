@@ -134,6 +134,8 @@ class Releases(Repository):
 class Life:
     """One run of the host."""
 
+    has_probations = False  # if so, nobody watches them; a death in one counts
+
     def __init__(self, folder: Path, path: Path, disk: Disk) -> None:
         self.path = path
         self.disk = disk
@@ -213,7 +215,14 @@ class Life:
 
     async def _transact(self, participants: list[Participant]) -> Outcome:
         planned = Planned(self.book.ledger.next_txn, tuple(p.change for p in participants), "test", "test")
-        transaction = UpgradeTransaction(self.app, planned, participants, self.book, patience_s=0.0)
+        transaction = UpgradeTransaction(
+            self.app,
+            planned,
+            participants,
+            self.book,
+            patience_s=0.0,
+            on_probation=lambda: self.has_probations,
+        )
         outcome = await transaction.run()
         for p in participants:
             if outcome.result == "committed" and (image := await left_image(p)) is not None:

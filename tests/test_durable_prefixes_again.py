@@ -16,6 +16,7 @@ import pytest
 from livetag import Module, Table, handles
 from orchestrator.runtime.errors import HandlerFailed
 from orchestrator.runtime.message import ASKED_BY, Message
+from orchestrator.runtime.rest import Resting
 from tests.durable_kit import Life, life, turns, until
 from tests.durable_tape import TapeLife
 from tests.test_durable_prefixes import LAGS, Promises, number_of, run
@@ -34,8 +35,8 @@ class Old(Module[dict[str, Any]]):
         self.got[len(self.got)] = {"n": n, "again": message.again}
 
 
-def new(gate: asyncio.Event) -> type[Module[Any]]:
-    """Fails on each third message; `hold` keeps it busy until the gate opens."""
+def new(*gates: asyncio.Event) -> type[Module[Any]]:
+    """Fails on each third message; `hold` keeps it busy until that gate opens."""
 
     class New(Old):
         state_version = 2
@@ -47,8 +48,8 @@ def new(gate: asyncio.Event) -> type[Module[Any]]:
                 raise ValueError("no")
 
         @handles
-        async def hold(self) -> None:
-            await gate.wait()
+        async def hold(self, gate: int) -> None:
+            await gates[gate].wait()
 
     New.migrates(1, 2)(lambda old: old)
     New.migrates(2, 1)(lambda new: new)
@@ -72,22 +73,25 @@ def test_each_is_a_letter_up_to_the_decision_and_then_a_message_before_those_tha
     promises = Promises()
 
     async def story(it: TapeLife) -> None:
-        gate = asyncio.Event()
+        copied, switched = asyncio.Event(), asyncio.Event()
         promises.life = it
         await it.put({"a": Old}, {"a"})
         for n in (1, 2):
             await promises.send("a", n)
         since = time.time()
-        await it.put({"a": new(gate)}, {"a"} if new_is_durable else ())
+        await it.put({"a": new(copied, switched)}, {"a"} if new_is_durable else ())
         await asyncio.gather(*(promises.send("a", n) for n in range(4, 13)))
         await until(lambda: len(it.letters) == len(FAILED))
-        it.offer("a", "hold")
+        it.offer("a", "hold", gate=0)
         await turns()
+        back = asyncio.ensure_future(it.put({"a": Old}, {"a"}, failed_since=since))
+        await until(lambda: it.app.at_boundary)  # its trial waits for a copy of the state
+        it.offer("a", "hold", gate=1)
         for n in WAITED:
             it.offer("a", "add", n=n)
-        back = asyncio.ensure_future(it.put({"a": Old}, {"a"}, failed_since=since))
+        copied.set()
         await until(lambda: it.app.quiesce is not None)
-        gate.set()
+        switched.set()
         await back
         await it.settled()
         promises.life = None
@@ -120,11 +124,9 @@ def test_each_is_a_letter_up_to_the_decision_and_then_a_message_before_those_tha
 @pytest.mark.parametrize("lag", LAGS)
 def test_back_to_a_version_in_memory_they_are_in_its_mailbox_and_no_letters_any_more(lag: int) -> None:
     async def story(it: TapeLife) -> None:
-        gate = asyncio.Event()
-        gate.set()
         await it.put({"a": Old})
         since = time.time()
-        await it.put({"a": new(gate)}, {"a"})
+        await it.put({"a": new()}, {"a"})
         for n in range(4, 13):
             await it.app.send("a", "add", {"n": n})
         await it.put({"a": Old}, failed_since=since)
@@ -151,10 +153,9 @@ def test_a_second_way_back_comes_before_what_the_first_one_gave(lag: int) -> Non
             raise ValueError("no")
 
     async def story(it: TapeLife) -> None:
-        gate = asyncio.Event()
         await it.put({"a": Old}, {"a"})
         since = time.time()
-        await it.put({"a": new(gate)}, {"a"})
+        await it.put({"a": new()}, {"a"})
         await asyncio.gather(*(it.app.send("a", "add", {"n": n}) for n in FAILED))
         await until(lambda: len(it.letters) == len(FAILED))
         rows = it.app.durability.rows_before_all(0)
@@ -272,5 +273,40 @@ def test_what_failed_before_a_clean_stop_is_given_again_after_it(tmp_path: Path)
             await it.settled()
             assert dict(it.app.modules["a"].tables.live["got"].items()) == {0: 1}
             assert [letter.trace for letter in it.letters] == [ASKED_BY]
+
+    asyncio.run(story())
+
+
+def test_a_start_that_puts_back_after_deaths_in_the_probation_gives_again_what_failed_in_it(
+    tmp_path: Path,
+) -> None:
+    """Once, however often it is killed right after; and what waited still waits behind it."""
+    good, bad = CODE.replace("FAILS", "pass"), CODE.replace("FAILS", "if n < 9: raise ValueError")
+
+    async def story() -> None:
+        async with life(tmp_path) as it:
+            await it.deploy("1.0.0", {"a": good}, durable={"a"})
+            it.has_probations = True
+            await it.deploy("2.0.0", {"a": bad}, durable={"a"})
+            for n in (1, 9, 2):
+                await it.app.send("a", "add", {"n": n})
+            await until(lambda: len(it.letters) == 2)
+            await it.settled()
+            after = it.killed(tmp_path)
+        async with life(tmp_path, after) as it:
+            assert len(it.letters) == 2
+            it.app.modules["a"].held = Resting("it is killed with a message that waits")
+            await it.app.send("a", "add", {"n": 10})
+            after = it.killed(tmp_path)
+        for _ in range(2):
+            async with life(tmp_path, after) as it:
+                implementation = it.app.modules["a"].implementation
+                assert implementation is not None
+                assert implementation.version == "1.0.0"
+                assert it.letters == []
+                await it.settled()
+                got = [n for _, n in sorted(it.app.modules["a"].tables.live["got"].items())]
+                assert got == [9, 1, 2, 10]
+                after = it.killed(tmp_path)
 
     asyncio.run(story())

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from orchestrator.upgrade.crash_loop import fatal_releases, start_died, ways_back
+from orchestrator.upgrade.crash_loop import fatal_releases, put_back_from, start_died, ways_back
 from orchestrator.upgrade.crash_row import crash_row
 from orchestrator.upgrade.ledger import Ledger, fold
+from orchestrator.upgrade.noted import AFTER_DEATHS
 from orchestrator.upgrade.records import (
     Change,
     Committed,
@@ -88,6 +89,48 @@ def test_what_goes_back_after_deaths_leaves_a_name_with_the_module_that_has_it_n
         fold([Record(n, 1000.0 + n, fact, b"") for n, fact in enumerate(facts, 1)])
     )
     assert changes == (Change("hen", NEW, OLD),)
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "who", "then", "says"),
+    [
+        (False, AFTER_DEATHS, [], ("1.1.0", 1009.0)),
+        (True, AFTER_DEATHS, [], None),  # what it failed on since it had passed is a person's to judge
+        (False, "livetag rollback", [], None),
+        (False, AFTER_DEATHS, [replace(OLD, version="1.2.0")], None),  # something else has come since
+    ],
+)
+def test_what_failed_in_a_probation_is_given_again_by_the_start_that_puts_it_back(
+    confirmed: bool, who: str, then: list[Entry], says: tuple[str, float] | None
+) -> None:
+    facts = list(BROUGHT)
+    if not confirmed:
+        del facts[-1]
+    back = Planned(3, (Change("hen", NEW, OLD),), "", who, 2)
+    facts += [Quarantined(*KEY, NEW.tag, "it died", fatal=True), back, Prepared(3), Committed(3, 0.0, 0)]
+    facts += [fact for entry in then for fact in deployed(4, OLD, entry)]
+    ledger = fold([Record(n, 1000.0 + n, fact, b"") for n, fact in enumerate(facts, 1)])
+    assert put_back_from(ledger, "hen") == says
+    assert put_back_from(ledger, "egg") is None
+
+
+def test_what_failed_counts_from_the_first_transaction_of_a_probation_that_was_taken_over() -> None:
+    egg = replace(OLD, name="egg", package="egg")
+    newer, newest = replace(egg, version="1.1.0"), replace(egg, version="1.2.0")
+    moved = (Change("egg", egg, newer), Change("hen", OLD, NEW))
+    back = (Change("egg", newest, egg), Change("hen", NEW, OLD))
+    facts: list[Fact] = [
+        HostStarted(1, "1"),
+        *deployed(1, None, OLD),
+        *deployed(2, None, egg),
+        *(Planned(3, moved, "t", "ann"), Prepared(3), Committed(3, 50.0, 0)),
+        *deployed(4, newer, newest)[:-1],
+        *(Planned(5, back, "", AFTER_DEATHS, 4), Prepared(5), Committed(5, 0.0, 0)),
+    ]
+    ledger = fold([Record(n, 1000.0 + n, fact, b"") for n, fact in enumerate(facts, 1)])
+    assert ledger.transactions[4].covers == (3,)
+    assert put_back_from(ledger, "hen") == ("1.1.0", 1012.0)
+    assert put_back_from(ledger, "egg") == ("1.2.0", 1012.0)
 
 
 def test_what_is_in_quarantine_and_serves_still_is_not_spared() -> None:

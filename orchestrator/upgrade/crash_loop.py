@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.noted import AFTER_DEATHS
+from orchestrator.upgrade.phases import Phase
 from orchestrator.upgrade.records import Change, Entry, Quarantined, StartDied
 from orchestrator.upgrade.starts import ReleaseKey
 from orchestrator.upgrade.transaction_view import TransactionView
@@ -151,6 +153,21 @@ def without_taken_names(changes: Sequence[Change], table: dict[str, Entry]) -> I
             after = table[change.name] = msgspec.structs.replace(after, also=free)
             taken.update(free)
         yield Change(change.name, change.before, after)
+
+
+def put_back_from(ledger: Ledger, module: str) -> tuple[str, float] | None:
+    """What a start has put the module back from while it was in probation: its version, and since when it had served.
+
+    What that failed on is handled again, as after any other breach. At a later start there is nothing left of it.
+    """
+    last = next((v for v in _committed(ledger) if any(c.name == module for c in v.changes)), None)
+    if last is None or last.who != AFTER_DEATHS or last.reverts is None:
+        return None
+    taken_back = ledger.transactions[last.reverts]
+    before = next(change.before for change in last.changes if change.name == module)
+    if taken_back.phase is not Phase.COMMITTED or before is None:
+        return None
+    return before.version, taken_back.began(ledger.transactions)
 
 
 def _committed(ledger: Ledger) -> Iterator[TransactionView]:

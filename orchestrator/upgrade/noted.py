@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 IN_PROBATION: Final = "livetag, in probation"  # who puts back what breached one
+AFTER_DEATHS: Final = "livetag, after deaths of the host"  # who puts back, at a start, what ended it
 
 
 @dataclass(frozen=True, slots=True)

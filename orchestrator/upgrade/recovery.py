@@ -17,13 +17,21 @@ from orchestrator.upgrade import words
 from orchestrator.upgrade.alarm import interrupt_after
 from orchestrator.upgrade.black_box import BlackBox, Evidence
 from orchestrator.upgrade.book import Book
-from orchestrator.upgrade.crash_loop import fatal_releases, key_of, not_loaded, start_died, ways_back
+from orchestrator.upgrade.crash_loop import (
+    fatal_releases,
+    key_of,
+    not_loaded,
+    put_back_from,
+    start_died,
+    ways_back,
+)
 from orchestrator.upgrade.durable_rows import Stored
 from orchestrator.upgrade.errors import UpgradeError
 from orchestrator.upgrade.image import LETTERS, kept_state, restore_letters, stored_state
 from orchestrator.upgrade.incoming import Code, Incoming, KeptState
 from orchestrator.upgrade.journal import ModuleImage
 from orchestrator.upgrade.ledger import Ledger
+from orchestrator.upgrade.noted import AFTER_DEATHS
 from orchestrator.upgrade.overrides import Override, OverrideKey
 from orchestrator.upgrade.participant import STALL_S, Participant
 from orchestrator.upgrade.records import (
@@ -51,7 +59,6 @@ from repo_store.failpoints import step
 from repo_store.manifest import TrialSection
 
 NOTHING_STORED = Stored()
-AFTER_DEATHS = "livetag, after deaths of the host"
 
 
 def close_the_past(book: Book, version: str, evidence: Evidence | None = None, run: str = "") -> None:
@@ -231,7 +238,8 @@ async def bring_back(  # noqa: PLR0917  # all that a start has
                 incoming = bring(found[0], entry, found[1], trial)
                 app.secrets.learn(entry.config, incoming.config)
                 earlier = _earlier(book.ledger, entry, lambda each: _code(repository, each, bring, trial))
-                ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides, earlier))
+                left = put_back_from(book.ledger, name)
+                ready.append(await _ready(app, entry, incoming, kept, book.ledger.overrides, earlier, left))
         except (UpgradeError, ModuleError, StoreError) as error:
             recovered.failed[name] = why = _why_failed(entry, error, book.ledger)
             if kept is not None:
@@ -308,10 +316,13 @@ async def _ready(  # noqa: PLR0917  # all that a module needs to come back
     kept: KeptState | None,
     overrides: Mapping[OverrideKey, Override],
     earlier: AsyncIterator[Code],
+    left: tuple[str, float] | None = None,
 ) -> Participant:
     change = Change(entry.name, None, entry)
     participant = Participant(app, change, incoming, kept, words.why_out(change, overrides))
     participant.earlier = earlier
+    if left is not None:
+        participant.give_again(*left)
     try:
         await participant.prepare()
         try:

@@ -86,7 +86,8 @@ async def _participant(upgrader: Upgrader, view: TransactionView, change: Change
     participant = Participant(upgrader.app, change, incoming, kept, reason)
     participant.way_down = upgrader.way_down(change, await upgrader.repository.description(change.after))
     if change.before is not None:
-        participant.give_again(change.before.version, view.ended_at or view.at)
+        began = view.began(upgrader.book.ledger.transactions)
+        participant.give_again(change.before.version, began)
     return participant
 
 

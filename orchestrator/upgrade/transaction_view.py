@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.upgrade.overrides import OverrideKey
@@ -95,6 +96,11 @@ class TransactionView:
             ended_at=record.at,
             ended_seq=record.seq,
         )
+
+    def began(self, transactions: Mapping[int, TransactionView]) -> float:
+        """When the first of the transactions that its probation covers was decided (unix seconds)."""
+        chain = (self, *(transactions[txn] for txn in self.covers))
+        return min(each.ended_at or each.at for each in chain)
 
     def found(self, fact: Inconclusive | Breached | Degraded, at: float) -> TransactionView:
         """Return it with what was found of its probation; one that was taken over meanwhile has none, and stays as it is."""
