@@ -24,7 +24,9 @@ HEAD = """\
 What livetag says of a bad release, case by case. Written by tests/gallery/test_gallery.py, which also compares it:
 UPDATE_MESSAGES=1 writes it anew. In angle brackets: what differs from run to run.
 """
-SIZE = re.compile(r"(?<=whole state \()\d+ B|(?<=self\.state is )\d+ bytes")  # grows with the load
+COUNTED = re.compile(
+    r"(?<=whole state \()\d+ B|(?<=self\.state is )\d+|(?<= has )\d+(?= bytes)|(?<= had )\d+(?= \w+ at once)"
+)
 Halls = Callable[[Case], Hall]
 
 
@@ -68,7 +70,7 @@ def test_a_bad_release_is_refused_in_words_and_costs_nothing(
         str(Path(sys.executable).resolve()): "<python>",
     }
     text = prose.transcript(f"git push live {' '.join(case.tags)}", pushed, paths)
-    text = SIZE.sub("<n>", text)
+    text = COUNTED.sub("<n>", text)
     found[case.heading] = text
     if not prose.updating():
         expected = prose.written().get(case.heading, "")

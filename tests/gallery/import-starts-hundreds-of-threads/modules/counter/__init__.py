@@ -4,8 +4,9 @@ import threading
 
 from .counting import Counting
 
-while True:
+for _ in range(300):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
+threading.Event().wait()
 
 
 class Counter(Counting):
