@@ -164,3 +164,28 @@ def test_a_machine_that_runs_short_of_memory_ends_a_trial_before_anything_else(t
             TrialSection(),
         )
     )
+
+
+def test_a_release_may_start_many_processes_one_after_the_other_also_some_that_nobody_waits_for(
+    tmp_path: Path,
+) -> None:
+    many = """
+import os
+for _ in range(120):
+    child = os.fork()
+    if not child:
+        if not os.fork():
+            os.setsid()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    limits = ModuleManifest(limits=Limits(load_s=10.0))
+    asyncio.run(
+        trial(
+            staged(tmp_path, many + SOURCE),
+            "counter",
+            limits,
+            Rehearsal("counter", "1.3.0", {}),
+            TrialSection(),
+        )
+    )

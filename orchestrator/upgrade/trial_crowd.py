@@ -21,6 +21,7 @@ PROCESSES_MAX = 32
 """And two for each processor. A bomb has ten times as many before it can be looked at again."""
 GROWTH = 24  # more tasks on the whole machine than at the last look: a reason to look at once
 LOOK_S = 0.25
+STOP_S = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -66,7 +67,8 @@ class Crowd:
     def stop() -> None:
         """Stop them all, until no more come: what is stopped starts no others."""
         stopped: set[int] = set()
-        while new := {each.pid for each in below(os.getpid())} - stopped:
+        until = time.monotonic() + STOP_S
+        while (new := {each.pid for each in below(os.getpid())} - stopped) and time.monotonic() < until:
             _signal(new, signal.SIGSTOP)
             stopped |= new
 
@@ -92,7 +94,10 @@ def _task(name: str) -> Task | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{name}/stat").read_bytes()
         fields = stat[stat.rindex(b")") + 2 :].split()  # from field 3 on: its name may hold anything
-        return Task(int(name), int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE)
+        if (
+            fields[0] != b"Z"
+        ):  # one that has ended, and only waits to be reaped, takes nothing and starts nothing
+            return Task(int(name), int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE)
     return None
 
 
