@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from orchestrator.upgrade.records import Change, Entry, Fact, Planned, Record
 from orchestrator.upgrade.source import StagedSource
 from orchestrator.upgrade.transaction import Outcome, UpgradeTransaction
 from orchestrator.upgrade.trial import TrialReport
-from repo_store.manifest import TrialSection, parse_app, parse_module
+from repo_store.manifest import Shadow, TrialSection, parse_app, parse_module
 from sample_app import feed
 from sample_app.modules.decoder.mrt import decode
 from sample_app.modules.rib import Rib
@@ -45,6 +45,9 @@ MRT = SAMPLE.parents[1] / "shared" / "data" / "bgp" / "mrt"
 FEED_2016 = MRT / "ris_updates_20160811_1600.gz"
 RECORDS = 6_811  # in the own feed
 real_data = pytest.mark.skipif(not MRT.is_dir(), reason=f"the real feeds are not there: {MRT}")
+
+
+UNSHADOWED = Shadow()
 
 
 class MemoryLog:
@@ -95,6 +98,7 @@ class Monitor:
     log: MemoryLog = field(default_factory=MemoryLog)
     entries: dict[str, Entry] = field(default_factory=dict)
     count: int = 0
+    said: list[str] = field(default_factory=list)
 
     async def deploy(
         self,
@@ -102,16 +106,20 @@ class Monitor:
         *,
         kept: Mapping[str, KeptState] | None = None,
         tried: bool = False,
+        shadow: Shadow = UNSHADOWED,
     ) -> Outcome:
         """Bring these versions into service as one transaction."""
         self.count += 1
         participants, changes = [], []
         for name, folder in folders.items():
             entry, incoming = self._incoming(name, folder, tried=tried)
+            incoming = replace(incoming, shadow=shadow)
             changes.append(Change(name, self.entries.get(name), entry))
             participants.append(Participant(self.app, changes[-1], incoming, (kept or {}).get(name)))
         planned = Planned(self.count, tuple(changes), "test", "test")
-        transaction = UpgradeTransaction(self.app, planned, participants, self.log)
+        transaction = UpgradeTransaction(
+            self.app, planned, participants, self.log, report=lambda _phase, text: self.said.append(text)
+        )
         outcome = await transaction.run()
         await transaction.retire(outcome)
         if outcome.result == "committed":
@@ -247,6 +255,29 @@ def test_the_own_feed_raises_the_alerts_of_its_timeline(tmp_path: Path, own_feed
         ("2008-02-24T20:07:00+00:00", "origin change", "208.65.153.0/24", 36_561, [17_557]),
     ]
     assert event[0]["part_of"] == "208.65.152.0/22"
+
+
+def test_pure_modules_are_no_different_from_themselves_on_real_messages(
+    tmp_path: Path, own_feed: Path
+) -> None:
+    """Shadows of what serves: events, asks and Tables under load; each difference would be one of the comparison."""
+
+    async def story() -> None:
+        async with monitor(tmp_path, own_feed, rate=4000) as running:
+            assert (await running.deploy(first_versions())).result == "committed"
+            await running.until(records=300)
+            pure = {name: MODULES / name for name in ("decoder", "rib", "detector")}
+            outcome = await running.deploy(pure, shadow=Shadow(messages=100, seconds=30.0))
+            assert outcome.result == "committed", outcome.reason
+            upgraded = {"rib": UPGRADES / "rib-1.1.0"}  # another schema of state and records
+            outcome = await running.deploy(upgraded, shadow=Shadow(messages=200, seconds=30.0))
+            assert outcome.result == "committed", outcome.reason
+            assert "rib: shadowed 200 messages, 0 differ" in running.said[-1]
+            await running.until()
+            assert running.lost() == {}
+
+    asyncio.run(story())
+    assert len(alerts(tmp_path)) == len({json.dumps(each, sort_keys=True) for each in alerts(tmp_path)})
 
 
 @real_data
