@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchestrator.upgrade.desired import desired
 from orchestrator.upgrade.ledger import Ledger, fold
-from orchestrator.upgrade.plan import Plan
+from orchestrator.upgrade.plan import Group, Plan
 from orchestrator.upgrade.records import (
+    Breached,
     Change,
     Committed,
     Confirmed,
+    Degraded,
     Entry,
     Fact,
+    Inconclusive,
     Planned,
     Prepared,
     Quarantined,
@@ -46,7 +51,9 @@ def book(*facts: Fact) -> Ledger:
 SERVING = book(*committed(1, Change("counter", None, FIRST)), *committed(2, Change("counter", FIRST, SECOND)))
 
 
-def said(name: str, ledger: Ledger = SERVING, commits: dict[str, str | None] | None = None) -> Verdict:
+def said(
+    name: str, ledger: Ledger = SERVING, commits: dict[str, str | None] | None = None, **more: Any
+) -> Verdict:
     commits = commits or {"counter/v1.0.0": "c1", "counter/v1.1.0": "c2"}
     refs = {}
     for each, commit in commits.items():
@@ -54,7 +61,7 @@ def said(name: str, ledger: Ledger = SERVING, commits: dict[str, str | None] | N
         assert tag is not None
         refs[each] = TagRef(tag, "o", commit)
     tags = desired(refs, ledger.quarantine, prereleases=False)
-    return verdict(name, View(refs, tags, ledger, Plan(), {}, prereleases=False))
+    return verdict(name, View(refs, tags, ledger, Plan(), {}, prereleases=False, **more))
 
 
 def test_the_tag_in_service_is_live_with_its_pause_and_what_waited() -> None:
@@ -144,3 +151,52 @@ def test_a_composition_that_was_decided_before_the_journal_failed_is_live() -> N
     for name, ledger in (("app/v1.0.0", book(begun, Prepared(1))), ("app/v1.1.0", decided)):
         word, text = told(name, ledger)
         assert (word, "it deploys nothing: disk full" in text) == ("refused", True), name
+
+
+ON = [*committed(2, Change("counter", FIRST, SECOND))[:-1]]
+
+
+def on_probation(*more: Fact) -> Ledger:
+    return book(*committed(1, Change("counter", None, FIRST)), *ON, *more)
+
+
+def test_what_is_in_probation_says_for_how_long_and_how_that_stands() -> None:
+    watched = {"counter": 30.0}
+    assert said("counter/v1.1.0", on_probation(), watched=watched).text.endswith("; in probation for 30 s")
+    few = said("counter/v1.1.0", on_probation(Inconclusive(2, "no message")), watched=watched)
+    assert few.word == "live"
+    assert "Its probation is inconclusive: no message. counter stays in probation" in few.text
+    bad = said("counter/v1.1.0", on_probation(Breached(2, "it fails"), Degraded(2, "no way back: it fails")))
+    assert bad.word == "degraded"
+    assert "no way back: it fails. counter serves on, degraded: a person has to decide." in bad.text
+
+
+def test_what_breached_its_probation_is_refused_with_what_serves_again() -> None:
+    way_back = Planned(3, (Change("counter", SECOND, FIRST),), "", "livetag, in probation", 2)
+    gone = on_probation(
+        Quarantined("counter", "c2", "counter/v1.1.0", "counter: 9 of 90 messages failed"),
+        Breached(2, "counter: 9 of 90 messages failed"),
+        *(way_back, Prepared(3), Committed(3, 1.0, 0), Confirmed(3, "")),
+    )
+    answer = said("counter/v1.1.0", gone)
+    assert answer.word == "refused"
+    assert "9 of 90 messages failed." in answer.text
+    assert "counter 1.0.0 serves on, with all state and messages." in answer.text
+
+
+def test_a_tag_of_what_is_about_to_go_back_is_under_way() -> None:
+    third = entry("1.2.0", "c3")
+    refs = {t: TagRef(parse_tag(t), "o", c) for t, c in (("counter/v1.1.0", "c2"), ("counter/v1.2.0", "c3"))}  # type: ignore[arg-type]
+    group = Group((("counter", "c3"),), ("counter/v1.2.0",), (Change("counter", SECOND, third),))
+    ledger = on_probation(Breached(2, "it fails"))
+    view = View(
+        refs,
+        {"counter": refs["counter/v1.2.0"]},
+        ledger,
+        Plan(ready=(group,)),
+        {},
+        False,
+        going_back={"counter"},
+    )
+    answer = verdict("counter/v1.2.0", view)
+    assert (answer.word, "after that" in answer.text) == ("under way", True)

@@ -191,3 +191,24 @@ def test_a_test_that_is_cut_by_the_end_of_the_module_says_nothing_and_leaves_no_
             assert len(app.letters) == 0
 
     asyncio.run(story())
+
+
+def test_a_test_that_nobody_waits_for_any_more_holds_nobody_up() -> None:
+    """Else a host could not stop cleanly while one hangs."""
+
+    async def story() -> None:
+        async with running({"counter": Counter}) as app:
+            began = asyncio.Event()
+
+            async def test() -> str:
+                began.set()
+                await asyncio.sleep(60)
+                return "not reached"
+
+            testing = asyncio.ensure_future(app.modules["counter"].pump.tests.said(test))
+            await began.wait()
+            testing.cancel()
+            assert await app.ask("counter", "add", {"n": 1}, timeout_s=2.0) == 1
+            assert books_balance(app)
+
+    asyncio.run(story())

@@ -39,7 +39,10 @@ class SelfTests:
         return self._waiting is not None and self._proxy.unit is None and self._proxy.held is None
 
     async def said(self, test: Test) -> str | None:
-        """Have it run, and return what it says; None: it did not come to its end."""
+        """Have it run, and return what it says; None: it did not come to its end.
+
+        If the caller is cancelled, so is the test: a host that stops does not wait for one that hangs.
+        """
         self.give_up()
         waiting = self._waiting = _Waiting(test, asyncio.get_running_loop().create_future())
         self._proxy.pump.rouse()
@@ -57,14 +60,17 @@ class SelfTests:
         proxy.unit = Message(
             TEST_MARK + "self_test", None, proxy.name
         )  # no other begins, and no switch comes
-        said: str | None = None
+        running = asyncio.ensure_future(_run(waiting.test))
+        waiting.said.add_done_callback(lambda _said: running.cancel())
         try:
-            said = await waiting.test()
+            await asyncio.wait([running])
         finally:
+            running.cancel()  # the module is closed
             undo_writes(proxy.written)
             proxy.unit = None
             if not waiting.said.done():
-                waiting.said.set_result(said)
+                ended = running.done() and not running.cancelled() and running.exception() is None
+                waiting.said.set_result(running.result() if ended else None)
         if proxy.app.quiesce is not None:
             proxy.app.quiesce.try_now()
 
@@ -73,3 +79,7 @@ class SelfTests:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.said.done():
             waiting.said.set_result(None)
+
+
+async def _run(test: Test) -> str:
+    return await test()

@@ -19,6 +19,8 @@ from orchestrator.upgrade.journal import Journal, ModuleImage, Ticket
 from orchestrator.upgrade.ledger import Ledger, TransactionView, fold
 from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.records import (
+    Breached,
+    Degraded,
     Fact,
     Held,
     Lifted,
@@ -70,7 +72,7 @@ class Book:
 
     def _without_secrets(self, fact: Fact) -> Fact:
         """The facts that hold texts of authors are kept without what their config has from the host."""
-        if self.hide is None or not isinstance(fact, (RolledBack, Quarantined)):
+        if self.hide is None or not isinstance(fact, (RolledBack, Quarantined, Breached, Degraded)):
             return fact
         told = msgspec.structs.replace(fact, reason=self.hide(fact.reason))
         return (

@@ -192,7 +192,8 @@ class Probations:
             facts = [*at_fault(self._book.ledger, view, reason), *facts]
         if not await self._found("breached", *facts):
             return
-        self._tell(view, "breach", words.breach(reason, view.probation, back=not one_way))
+        phase = "degraded" if one_way else "breach"
+        self._tell(view, phase, words.breach(reason, view.probation, back=not one_way))
         if not one_way:
             self.on_breach()
 
@@ -263,7 +264,8 @@ class Probations:
         return next((view for view in self._book.ledger.in_probation if view.id == txn), None)
 
     def _tell(self, view: TransactionView, phase: str, text: str) -> None:
-        logger.info("transaction {}, {}: {}", view.id, phase, text)
+        level = {"breach": "WARNING", "degraded": "ERROR"}.get(phase, "INFO")
+        logger.log(level, "transaction {}, {}: {}", view.id, phase, text)
         self._progress.tell(Event(tuple(view.trigger.split()), phase, text, view.id))
         waiting, self._waiting = self._waiting, []
         for each in waiting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +44,7 @@ class View:
     not_ordered: Mapping[str, str] = field(
         default_factory=dict
     )  # tag → why it is not acted on (strict policy)
+    going_back: Collection[str] = ()  # modules that breached their probation
     watched: Mapping[str, float] = field(
         default_factory=dict
     )  # module → for how many seconds its probation lasts
@@ -111,14 +112,9 @@ def _of_the_wished(tag: str, ref: TagRef, key: Key, view: View) -> Verdict:
         return Verdict(
             tag, "under way", f"it failed for a reason of the moment and is tried again: {view.retrying[key]}"
         )
-    for group in view.plan.waiting:
-        if tag in group.tags:
-            text = f"{words.sentence(group.waits)}\n{words.serving_now(group.changes)}"
-            return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that has changed.")
-    for group in view.plan.held:
-        if tag in group.tags:
-            text = f"not deployed: {group.held} deploys it, and livetag deploy {tag} does so now"
-            return Verdict(tag, "recorded", text)
+    kept = _kept_back(tag, view)
+    if kept is not None:
+        return kept
     serving = [e for e in view.ledger.table.values() if e.tag == tag and e.commit_id == ref.commit_id]
     if ref.tag.package == APP:
         return _of_the_composition(tag, view)
@@ -147,6 +143,24 @@ def _live(tag: str, text: str, modules: Sequence[str], view: View) -> Verdict:
         return Verdict(tag, "live", f"{text}\nIts probation is inconclusive: {said}")
     seconds = max((view.watched[name] for name in found.probation if name in view.watched), default=None)
     return Verdict(tag, "live", f"{text}; in probation for {seconds:g} s" if seconds is not None else text)
+
+
+def _kept_back(tag: str, view: View) -> Verdict | None:
+    """What it waits for, if it does: others, a way back, or a person."""
+    for group in view.plan.waiting:
+        if tag in group.tags:
+            text = f"{words.sentence(group.waits)}\n{words.serving_now(group.changes)}"
+            return Verdict(tag, "waiting", f"{text} {tag} goes live by itself once that has changed.")
+    for group in view.plan.ready:
+        going = [change.name for change in group.changes if change.name in view.going_back]
+        if tag in group.tags and going:
+            text = f"{words.listed(going)} goes back to what was confirmed last; {tag} is acted on after that"
+            return Verdict(tag, "under way", text)
+    for group in view.plan.held:
+        if tag in group.tags:
+            text = f"not deployed: {group.held} deploys it, and livetag deploy {tag} does so now"
+            return Verdict(tag, "recorded", text)
+    return None
 
 
 def _overridden(ref: TagRef, ledger: Ledger) -> str:

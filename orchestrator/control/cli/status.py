@@ -28,6 +28,7 @@ def show_status(status: Status) -> None:
             *(_unloaded(module) for module in status.unloaded),
         ],
     )
+    _show_degraded(status)
     _show_what_keeps_back(status)
     if status.transaction is not None:
         running = status.transaction
@@ -54,6 +55,14 @@ def show_status(status: Status) -> None:
         say("failpoints are ON: this host dies and fails on purpose; it is for tests only", style="bold red")
     if status.problem:
         say(f"problem: {status.problem}", style="bold red")
+
+
+def _show_degraded(status: Status) -> None:
+    """Print what does not keep its limits and serves on, as there is no way back: a person is called."""
+    for name, module in sorted(status.modules.items()):
+        if isinstance(module.probation, dict) and module.probation.get("verdict") == "degraded":
+            todo = f"Push a new version; or livetag rollback; or livetag confirm {name}"
+            say(f"degraded: {name}: {module.probation.get('reason')}. {todo}", style="bold red")
 
 
 def _show_what_keeps_back(status: Status) -> None:
@@ -121,7 +130,7 @@ def _probation(name: str, probation: object) -> str:
         return f"in probation for {now.seconds:g} s, since {ago(now.since)}: {now.reason}{notes}"
     if now.verdict == "inconclusive":
         return f"in probation, inconclusive: {now.reason}; livetag confirm {name}{notes}"
-    return f"{now.verdict}: {now.reason}{notes}"
+    return "degraded" if now.verdict == "degraded" else f"{now.verdict}: {now.reason}{notes}"
 
 
 def _unloaded(module: Unloaded) -> tuple[object, ...]:
