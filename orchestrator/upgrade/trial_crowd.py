@@ -32,6 +32,7 @@ class Task(NamedTuple):
     parent: int
     threads: int
     memory: int  # bytes in memory, shared ones too
+    over: bool  # it has ended, and only waits to be reaped: it takes nothing and starts nothing
 
 
 class Crowd:
@@ -51,7 +52,7 @@ class Crowd:
         if now < self._looked_s + LOOK_S and all_ < self._all + GROWTH:
             return ""
         self._looked_s, self._all = now, all_
-        mine = below(os.getpid())
+        mine = _alive()
         tasks = sum(each.threads for each in mine)
         if len(mine) > self._processes_max:
             return f"{len(mine)} processes at once; the limit of a trial is {self._processes_max}"
@@ -68,7 +69,7 @@ class Crowd:
         """Stop them all, until no more come: what is stopped starts no others."""
         stopped: set[int] = set()
         until = time.monotonic() + STOP_S
-        while (new := {each.pid for each in below(os.getpid())} - stopped) and time.monotonic() < until:
+        while (new := {each.pid for each in _alive()} - stopped) and time.monotonic() < until:
             _signal(new, signal.SIGSTOP)
             stopped |= new
 
@@ -76,6 +77,10 @@ class Crowd:
     def kill() -> None:
         """Kill them all."""
         _signal({each.pid for each in below(os.getpid())}, signal.SIGKILL)
+
+
+def _alive() -> list[Task]:
+    return [each for each in below(os.getpid()) if not each.over]
 
 
 def below(root: int) -> list[Task]:
@@ -94,10 +99,8 @@ def _task(name: str) -> Task | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{name}/stat").read_bytes()
         fields = stat[stat.rindex(b")") + 2 :].split()  # from field 3 on: its name may hold anything
-        if (
-            fields[0] != b"Z"
-        ):  # one that has ended, and only waits to be reaped, takes nothing and starts nothing
-            return Task(int(name), int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE)
+        over = fields[0] == b"Z"
+        return Task(int(name), int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE, over)
     return None
 
 
