@@ -99,8 +99,7 @@ class RepoStore(ObjectReader):
 
     def refs(self) -> RefMap:
         """Give every tag inside the grammar, by its short name, with the commit it leads to, damaged ones too."""
-        plain = self._tag_files.read()
-        refs, broken = (plain, ()) if plain is not None else read_refs(self._door, PREFIX)
+        refs, broken = self._read_tags()
         fresh = [ref for ref, target in refs.items() if self._known.get(ref) != target]
         gone = [ref for ref in self._known if ref not in refs]
         if fresh or gone:
@@ -108,6 +107,16 @@ class RepoStore(ObjectReader):
         if not broken:
             return self._refs
         return {**self._refs, **{name: each for ref in broken for name, each in self._broken(ref)}}
+
+    def _read_tags(self) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Full name → object id; and the names of those that are broken."""
+        plain = self._tag_files.read()
+        if plain is not None:
+            return plain, ()
+        condition = self._tag_files.condition()  # before Git looks: what comes after is not what it has seen
+        found = read_refs(self._door, PREFIX)
+        self._tag_files.vouch(condition)
+        return found
 
     def _changed(self, refs: Mapping[str, str], fresh: Sequence[str], gone: Sequence[str]) -> RefMap:
         """The map of the last look, with what has changed since."""

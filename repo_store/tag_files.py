@@ -2,6 +2,7 @@
 
 Only what is plain is read here: a file that holds one id, and packed-refs, which is parsed once for each of its states. All
 else (a symbolic ref, a file in the making, an odd name, another ref format) is for Git to judge: then there is no answer.
+Whether it is a sound repository at all is for Git, too: it must have read it once since HEAD and config are as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_+-]*(?:\.[A-Za-z0-9_+-]+)*"  # of one folder or
 _NAME = re.compile(_PART)
 _PACKED = re.compile(f"refs/tags/{_PART}(?:/{_PART})*".encode())
 _LOCK = ".lock"
-_NEEDED = ("HEAD", "objects", "refs")  # without them it is no repository, which is for Git to say
+_NEEDED = ("objects", "refs")  # without them it is no repository, which is for Git to say
+_JUDGED = ("HEAD", "config")  # Git reads no repository in which one of them is damaged
 _FOREIGN = ("reftable", "commondir")  # the refs are elsewhere
 # Two states of packed-refs that follow each other within a tick of the file system's clock may look the same.
 _RESTED_S = 1.0
@@ -28,18 +30,33 @@ class _NotPlain(Exception):
     """Git must be asked."""
 
 
+_Row = tuple[int, int, int]  # of a file: what changes when Git replaces it
+
+
 class TagFiles:
     """The tags of one bare repository. Remembers what packed-refs said last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._state: tuple[int, int, int] | None = None  # of packed-refs, when it was parsed
+        self._sound: tuple[_Row, ...] | None = None
+        self._state: _Row | None = None  # of packed-refs, when it was parsed
         self._packed: Mapping[str, str] = {}
+
+    def condition(self) -> tuple[_Row, ...] | None:
+        """What Git's judgement of the repository holds for; None if a file is missing."""
+        try:
+            return tuple(_row((self._path / name).stat()) for name in _JUDGED)
+        except OSError:
+            return None
+
+    def vouch(self, condition: tuple[_Row, ...] | None) -> None:
+        """Git has read the repository, which was in this condition before."""
+        self._sound = condition
 
     def read(self) -> dict[str, str] | None:
         """Full name → id of each ref under refs/tags, by name; None if Git must be asked."""
         there = {name for name in (*_NEEDED, *_FOREIGN) if os.path.lexists(self._path / name)}
-        if there != set(_NEEDED):
+        if there != set(_NEEDED) or self._sound is None or self.condition() != self._sound:
             return None
         try:
             # First the files: what is packed in between has left its file, and stands in packed-refs by then.
@@ -54,13 +71,17 @@ class TagFiles:
         try:
             with (self._path / "packed-refs").open("rb") as file:
                 found = os.fstat(file.fileno())
-                state = (found.st_ino, found.st_mtime_ns, found.st_size)
+                state = _row(found)
                 if state != self._state:
                     self._packed = _parse_packed(file.read())
                     self._state = state if time.time() - found.st_mtime > _RESTED_S else None
         except FileNotFoundError:
             return {}
         return self._packed
+
+
+def _row(found: os.stat_result) -> _Row:
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _loose(folder: str, prefix: str) -> Iterator[tuple[str, str]]:

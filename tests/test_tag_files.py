@@ -40,6 +40,14 @@ def tagged(store: RepoStore, work: GitRepo) -> RepoStore:
     return store
 
 
+def trusted(store: RepoStore) -> TagFiles:
+    """As after a first look of Git's."""
+    files = TagFiles(store.path)
+    assert files.read() is None, "Git has not said yet that it is a repository"
+    files.vouch(files.condition())
+    return files
+
+
 def said_by_git(store: RepoStore) -> dict[str, str]:
     return read_refs(store.door, "refs/tags/")[0]
 
@@ -48,7 +56,7 @@ def test_plain_tags_are_read_as_git_reads_them_and_without_git(
     tagged: RepoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = said_by_git(tagged)
-    found = TagFiles(tagged.path).read()
+    found = trusted(tagged).read()
     assert found is not None
     assert list(found.items()) == list(expected.items())
     assert {"refs/tags/counter/v1.0.0", "refs/tags/nightly", "refs/tags/rib/v1.0.0"} < set(found)
@@ -73,18 +81,20 @@ def test_plain_tags_are_read_as_git_reads_them_and_without_git(
         lambda path: (path / "reftable").mkdir(),
         lambda path: (path / "commondir").write_text(str(path)),
         lambda path: (path / "HEAD").unlink(),
+        lambda path: (path / "HEAD").write_text("[[[garbage"),
+        lambda path: (path / "config").write_text("[[[garbage"),
         lambda path: shutil.rmtree(path / "objects"),
     ],
 )
 def test_what_is_not_plain_is_left_to_git(tagged: RepoStore, spoil: Callable[[Path], object]) -> None:
-    files = TagFiles(tagged.path)
+    files = trusted(tagged)
     assert files.read() is not None
     spoil(tagged.path)
     assert files.read() is None
 
 
 def test_a_change_under_way_is_not_seen_before_it_is_made(tagged: RepoStore) -> None:
-    files, before = TagFiles(tagged.path), said_by_git(tagged)
+    files, before = trusted(tagged), said_by_git(tagged)
     lock = tagged.path / "refs/tags/counter/v1.2.0.lock"
     lock.write_text("1" * 40 + "\n")
     assert files.read() == before
@@ -93,7 +103,7 @@ def test_a_change_under_way_is_not_seen_before_it_is_made(tagged: RepoStore) -> 
 
 
 def test_packed_refs_are_read_again_when_they_have_changed(tagged: RepoStore, work: GitRepo) -> None:
-    files = TagFiles(tagged.path)
+    files = trusted(tagged)
     packed = tagged.path / "packed-refs"
     long_ago = time.time() - 100
     os.utime(packed, (long_ago, long_ago))
@@ -107,7 +117,7 @@ def test_packed_refs_are_read_again_when_they_have_changed(tagged: RepoStore, wo
 
 
 def test_two_states_of_packed_refs_within_one_tick_are_told_apart(tagged: RepoStore) -> None:
-    files, packed = TagFiles(tagged.path), tagged.path / "packed-refs"
+    files, packed = trusted(tagged), tagged.path / "packed-refs"
     before = files.read()
     assert before is not None
     text, found = packed.read_text(), packed.stat()
