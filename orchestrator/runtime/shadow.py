@@ -22,6 +22,7 @@ from orchestrator.runtime.durable import check_size
 from orchestrator.runtime.errors import QuiesceTimeout, StateInvalid, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.letters import DeadLetters
+from orchestrator.runtime.loader import author_line
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.shadow_compare import Difference, Shower
 from orchestrator.runtime.shadow_port import ShadowProxy, ShadowPump
@@ -274,7 +275,8 @@ class Shadow:
         """Its code did not give the loop back and was interrupted."""
         unit = self._unit
         on = f" on {title(unit.message, self._shower)}" if unit is not None else ""
-        self.end(Ending("failed", f"it held up the service{on} and was {error}"))
+        where = author_line(error, self.new.loaded if self.new is not None else None)
+        self.end(Ending("failed", f"it held up the service{on} and was {error} ({where})"))
 
     def knows(self, name: str) -> bool:
         """Whether the version in service said something to that name in this unit: so it was bound."""

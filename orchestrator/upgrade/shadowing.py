@@ -233,9 +233,8 @@ class _One:
         return ShadowFailed(f"{label}: {text}", "moment")
 
     def _diff(self, shadow: Shadow) -> str:
-        """The first mismatches, to be read."""
-        few = [line for each in shadow.mismatches[:3] for line in each.lines]
-        return "\n".join([f"{self.name}: - {self._before}, + {self._after}:", *few])
+        """The first mismatch, to be read: the others may follow from it."""
+        return "\n".join([f"{self.name}: - {self._before}, + {self._after}:", *shadow.mismatches[0].lines])
 
     def _log(self, shadow: Shadow) -> None:
         for each in shadow.mismatches:
