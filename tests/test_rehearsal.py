@@ -402,7 +402,7 @@ LARGE = """
 
         @handles
         def tick(self, key: str) -> int:
-            self.state["by_key"] = {str(n): n for n in range(300_000)}
+            self.state["by_key"] = {str(n): n for n in range(600_000)}
             self.state["total"] += 1
             return self.state["total"]
 """
@@ -418,7 +418,7 @@ def test_a_state_that_is_copied_because_its_type_changed_is_measured_like_a_migr
         same = await counter.to("2.0.1", LARGE + UP + "\n    # another one\n", 2)
         assert same.result == "committed", same.reason
         assert (
-            "tried on a sample of the state (1,000 of 300,000 in by_key; without self_test())"
+            "tried on a sample of the state (1,000 of 600,000 in by_key; without self_test())"
             in counter.said[1]
         )
         decided = counter.log.facts[-2]
@@ -426,8 +426,8 @@ def test_a_state_that_is_copied_because_its_type_changed_is_measured_like_a_migr
         assert decided.predicted_us is None, "it is handed on as it is, however large"
         outcome = await counter.to("2.1.0", retyped + UP, 2)
         assert (outcome.result, outcome.fault) == ("rolled_back", "release")
-        assert "would take about" in outcome.reason
+        assert "would take about" in outcome.reason, outcome.reason
         assert not any(isinstance(fact, Prepared) for fact in counter.log.facts)
         assert await counter.ticks() == 2
 
-    rehearsing(tmp_path, play, Limits(pause_ms=10.0))
+    rehearsing(tmp_path, play, Limits(pause_ms=40.0))

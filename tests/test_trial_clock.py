@@ -77,4 +77,4 @@ def test_the_time_in_the_queue_for_a_processor_is_not_the_release_s() -> None:
     with crowded_processor():
         wall_s, took_s = timed(work, enough_s=10.0)
     assert wall_s > 0.2, "the processor was shared, else this shows nothing"
-    assert took_s < 0.6 * wall_s
+    assert took_s < 0.8 * wall_s
