@@ -311,8 +311,16 @@ def test_an_import_in_the_middle_of_load(lag: int) -> None:
     run(story, check, lag)
 
 
+async def until_it_would_switch(it: TapeLife, name: str, free: asyncio.Event) -> None:
+    """Let the trial have its copy of the state, for which it waits, and hold the module up once more."""
+    await until(lambda: it.app.at_boundary)
+    it.offer(name, "work", gate=1)
+    free.set()
+    await until(lambda: it.app.quiesce is not None)
+
+
 def test_order_holds_when_what_waits_elsewhere_is_for_a_module_that_becomes_durable() -> None:
-    free = {"x": asyncio.Event(), "m": asyncio.Event()}
+    free: dict[str | int, asyncio.Event] = {}
     promises = Promises()
 
     class Slow(Plain):
@@ -323,17 +331,17 @@ def test_order_holds_when_what_waits_elsewhere_is_for_a_module_that_becomes_dura
 
     class Busy(Keeper):
         @handles
-        async def work(self) -> None:
-            await free["m"].wait()
+        async def work(self, gate: int) -> None:
+            await free[gate].wait()
 
     async def story(it: TapeLife) -> None:
-        free["x"], free["m"] = asyncio.Event(), asyncio.Event()
+        free.update({gate: asyncio.Event() for gate in ("x", 0, 1)})
         await it.put({"a": passer("x", "m"), "m": Busy}, {"a"})
         await it.put({"x": Slow}, mailbox=1)
-        it.offer("m", "work")
+        it.offer("m", "work", gate=0)
         await turns()
         putting = asyncio.ensure_future(it.put({"m": Busy}, {"m"}))
-        await until(lambda: it.app.quiesce is not None)
+        await until_it_would_switch(it, "m", free[0])
         it.writer.lag, behind = 30, it.position
         for n in range(1, 6):
             it.offer("a", "add", n=n)
@@ -342,7 +350,7 @@ def test_order_holds_when_what_waits_elsewhere_is_for_a_module_that_becomes_dura
         while not (a.outbox.queue and a.durable._ahead):  # some wait for room, some for the disk
             assert it.position < behind + 20
             await asyncio.sleep(0)
-        free["m"].set()
+        free[1].set()
         await putting
         it.offer("a", "add", n=6)
         free["x"].set()
@@ -350,8 +358,8 @@ def test_order_holds_when_what_waits_elsewhere_is_for_a_module_that_becomes_dura
         assert got_of(it, "m") == [1, 2, 3, 4, 5, 6]
 
     async def check(it: TapeLife, count: int) -> None:
-        free["x"].set()
-        free["m"].set()
+        for gate in free.values():
+            gate.set()
         promises.hold(it, count)
         if "m" in it.app.modules:
             assert got_of(it, "m") == sorted(got_of(it, "m"))
@@ -360,20 +368,20 @@ def test_order_holds_when_what_waits_elsewhere_is_for_a_module_that_becomes_dura
 
 
 def test_order_holds_when_a_name_moves_to_a_durable_module() -> None:
-    free = [asyncio.Event()]
+    free: list[asyncio.Event] = []
 
     class Busy(Keeper):
         @handles
-        async def work(self) -> None:
-            await free[-1].wait()
+        async def work(self, gate: int) -> None:
+            await free[gate].wait()
 
     async def story(it: TapeLife) -> None:
-        free.append(asyncio.Event())
+        free[:] = asyncio.Event(), asyncio.Event()
         await it.put({"a": passer("n"), "m": Busy, "b": Keeper}, {"a", "b"}, names={"n": "m"})
-        it.offer("m", "work")
+        it.offer("m", "work", gate=0)
         await turns()
         putting = asyncio.ensure_future(it.put({"m": Busy, "b": Keeper}, {"b"}, names={"n": "b"}))
-        await until(lambda: it.app.quiesce is not None)
+        await until_it_would_switch(it, "m", free[0])
         it.writer.lag = 30
         for n in range(1, 6):
             it.offer("a", "add", n=n)
@@ -381,7 +389,7 @@ def test_order_holds_when_a_name_moves_to_a_durable_module() -> None:
         assert a.durable is not None
         while not a.durable._ahead:
             await asyncio.sleep(0)
-        free[-1].set()
+        free[1].set()
         while it.app.names.find("n") is it.app.modules["m"]:
             await asyncio.sleep(0)
         it.offer("a", "add", n=6)
