@@ -133,3 +133,24 @@ def test_one_who_no_longer_waits_is_not_called() -> None:
             assert app.at_boundary == ()
 
     asyncio.run(story())
+
+
+def test_the_end_of_a_self_test_is_a_boundary_too() -> None:
+    async def story() -> None:
+        async with running({"a": Pair}) as app:
+            proxy, door = app.modules["a"], asyncio.Event()
+
+            async def test() -> str:
+                await door.wait()
+                return "fit"
+
+            said = asyncio.ensure_future(proxy.pump.tests.said(test))
+            await until(lambda: proxy.unit)
+            looked = asyncio.ensure_future(between_units(proxy, lambda: proxy.unit, 5.0))
+            await asyncio.sleep(0)
+            assert not looked.done()
+            door.set()
+            assert await asyncio.wait_for(looked, 1.0) is None
+            assert await said == "fit"
+
+    asyncio.run(story())

@@ -71,8 +71,8 @@ class SelfTests:
             if not waiting.said.done():
                 ended = running.done() and not running.cancelled() and running.exception() is None
                 waiting.said.set_result(running.result() if ended else None)
-        if proxy.app.quiesce is not None:
-            proxy.app.quiesce.try_now()
+        for each in proxy.app.at_boundary:
+            each.try_now()
 
     def give_up(self) -> None:
         """It does not come to run any more."""
