@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.benchmarks import install
@@ -22,26 +22,28 @@ def say(text: str) -> None:
 
 
 def run(folder: Path, peers: Peers, figures: Sequence[int], *, quick: bool, picture: bool) -> list[Row]:
-    """Measure, and write bench.json, bench.md, short.md and latency.svg into the folder."""
+    """Measure, and write bench.json, bench.md, short.md and latency.svg into the folder; the first three after each figure."""
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    versions = {**install.ours(), **peers.versions()}
     rows: list[Row] = []
     with Bench(folder, peers, quick) as bench:
         for number in figures:
             since = time.monotonic()
             rows += _measured(number, bench)
+            _write(folder, rows, versions, time.monotonic() - began)
             say(f"figure {number}: {time.monotonic() - since:.0f} s")
-        panels = pictured(bench) if picture else {}
-    versions = {**install.ours(), **peers.versions()}
-    took_s = time.monotonic() - began
+        if picture and (panels := pictured(bench)):
+            (folder / "latency.svg").write_text(as_svg(panels), encoding="utf-8")
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    return rows
+
+
+def _write(folder: Path, rows: Sequence[Row], versions: Mapping[str, str], took_s: float) -> None:
     (folder / "bench.json").write_text(as_json(rows, versions, took_s), encoding="utf-8")
     (folder / "bench.md").write_text(as_markdown(rows, versions, took_s), encoding="utf-8")
     (folder / "short.md").write_text(as_short(rows), encoding="utf-8")
-    if panels:
-        (folder / "latency.svg").write_text(as_svg(panels), encoding="utf-8")
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
-    return rows
 
 
 def _measured(number: int, bench: Bench) -> list[Row]:

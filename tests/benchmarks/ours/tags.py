@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from time import perf_counter_ns, sleep
+from time import monotonic, perf_counter_ns, sleep
 
 from repo_store.monitor import TagMonitor
 from repo_store.release import RefMap
@@ -67,8 +67,12 @@ class Tags:
 
         return {"look": each_ns(look, count)}
 
-    def pushes(self, count: int) -> Measured:
-        """Annotated tags on a commit each, pushed; when each was noticed, and when the push had ended, from its start."""
+    def pushes(self, count: int, seconds: int) -> Measured:
+        """Annotated tags on a commit each, pushed; when each was noticed, and when the push had ended, from its start.
+
+        As many as there is time for.
+        """
+        end = monotonic() + seconds
         bare = self._folder / "pushed.git"
         with bare_store(bare):
             pass
@@ -91,6 +95,8 @@ class Tags:
         found: dict[str, list[float]] = {"noticed": [], "push": []}
         try:
             for number in range(count):
+                if monotonic() > end:
+                    break
                 if number % PACK_EVERY == 0:  # else every push pays for all loose ones before it
                     for path in (bare, work.path):
                         subprocess.run(
