@@ -904,6 +904,28 @@ def test_the_host_that_stops_does_not_wait_for_a_shadow() -> None:
     asyncio.run(story())
 
 
+def test_how_far_it_is_is_told_now_and_then() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        async with running(CLASSES, clock=clock) as app:
+
+            async def settled() -> None:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+
+            async def traffic() -> None:
+                await ask_all(app, "summer", *ONES[:2])
+                await settled()  # its shadow has handled them, too
+                await clock.advance(11.0, settled)
+                await ask_all(app, "summer", *ONES[:3])
+
+            told = await shadow(app, {"summer": Same}, traffic, messages=5, seconds=60.0)
+            assert told.outcome.result == "committed", told.outcome.reason
+            assert told.reports.count("planned: shadowing: 2 of 5 messages, 0 differ") == 2  # in 11 s
+
+    asyncio.run(story())
+
+
 def test_one_that_is_to_have_no_shadow_goes_live_and_says_why() -> None:
     async def story() -> None:
         async with running(CLASSES) as app:
