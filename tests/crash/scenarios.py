@@ -324,7 +324,7 @@ DEGRADED = Scenario(
     "breach without a way back",
     _spring_in_vain,
     all_in("1.1.0"),
-    all_in("1.0.1"),
+    all_in("1.1.0"),
     before=all_in("1.0.1"),
     ready=_no_way_back,
     in_probation=True,
