@@ -168,4 +168,6 @@ def _measured(signs: Signs) -> Figures | None:
 
 
 def _ms(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3g} ms"
+    if value is None:
+        return "not measured"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"

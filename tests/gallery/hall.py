@@ -55,6 +55,8 @@ class Hall:
         for tag in case.tags:
             work.tag(tag)
         options = ["-o", "no-wait"] if case.outcome == "tried again" else []
+        if case.at == "service":
+            options = ["-o", "wait=confirmed"]
         before, began = self.handled(), time.monotonic()
         pushed = work.run("push", *options, "live", *case.tags, check=False)
         work.git("tag", "-d", *case.tags)

@@ -20,12 +20,13 @@ HERE = Path(__file__).parent
 GOOD = HERE / "_good"
 GOOD_TAGS = ("clock/v1.0.0", "counter/v1.0.0", "till/v1.0.0")
 
-At = Literal["nothing", "push", "plan", "trial", "prepare", "switch"]
+At = Literal["nothing", "push", "plan", "trial", "prepare", "switch", "service"]
 TOLD: dict[At, str] = {  # what a push has said once it has come so far
     "plan": "rolled back: ",
     "trial": "planned: ",
     "prepare": "tried out in a child process: passed",
     "switch": "prepared: loaded beside the versions in service",
+    "service": ": breach: ",
 }
 
 
@@ -35,8 +36,8 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `refused`: the push fails, and its tags are not there. `waits`: it goes live by itself later, and is there till then.
     `ignored`: it is there, and nothing is made of it. `tried again`: the first try is undone, and what may be of the moment
     is tried again later. `at` is the step that it comes to; `plan` is all that is done before it is planned, where a child
-    process imports it. `make` is a function of makers.py, `livetag` the host's livetag.toml. `leaves`: what cannot be ended,
-    and so must be told of in `status`.
+    process imports it; in `service` it was live, and went back. `make` is a function of makers.py, `livetag` the host's
+    livetag.toml. `leaves`: what cannot be ended, and so must be told of in `status`.
     """
 
     heading: str

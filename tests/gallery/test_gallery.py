@@ -32,6 +32,9 @@ SHADOWED = re.compile(
     r"(?<=\n    message )\d+(?=: )|(?<=\nremote: message )\d+(?=: )|(?<= differs from 1\.0\.0 on )\d+ messages? of \d+"
     r"|(?<=note \{…\} and was interrupted after )[\d.]+|(?<=its shadow: )\d+|(?<=\{'sender': )'\w+', 'n': \d+"
 )
+WATCHED = re.compile(
+    r"\d+ of \d+(?= messages took longer)|(?<=, p99 )[\d.e-]+(?= ms)|(?<=of the release before was )[\d.e-]+(?= ms)"
+)
 Halls = Callable[[Case], Hall]
 
 
@@ -75,6 +78,7 @@ def test_a_bad_release_is_refused_in_words_and_costs_nothing(
         str(Path(sys.executable).resolve()): "<python>",
     }
     text = prose.transcript(f"git push live {' '.join(case.tags)}", pushed, paths)
+    text = WATCHED.sub("<n>", text)
     text = SHADOWED.sub("<n>", NOTE.sub("note {…}", COUNTED.sub("<n>", text)))
     found[case.heading] = text
     if not prose.updating():
