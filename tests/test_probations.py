@@ -392,3 +392,49 @@ def test_the_terms_are_those_of_module_toml_unless_the_host_watches_nothing(tmp_
     assert unwatched(tmp_path, made, asked, TrialSection()).terms == Terms()
     assert parse_host(b"", "livetag.toml").host.probation
     assert not parse_host(b"[host]\nprobation = false\n", "livetag.toml").host.probation
+
+
+def test_a_way_back_that_fails_for_the_moment_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
+    async def tell(place: Place) -> None:
+        await place.deploy(First)
+        second = await place.deploy(Second)
+        await place.handle(2, -1)
+        await place.pass_s(1)
+        (view,) = place.probations.due()
+        assert view.id == second
+        assert place.probations.keeps(["counter"])
+        assert not place.probations.keeps(["other"])
+        for delay in (1.0, 10.0, 60.0):
+            await place.probations.failed(view, "no boundary in 5 s", "moment")
+            assert place.probations.next_due == place.clock.now() + delay
+            assert place.probations.due() == []
+            await place.pass_s(int(delay))
+            assert [each.id for each in place.probations.due()] == [second]
+        assert list(place.book.ledger.quarantine) == [("counter", "Second")]
+        await place.probations.failed(view, "no boundary in 5 s", "moment")
+        degraded = place.book.ledger.transactions[second].degraded
+        assert degraded is not None
+        assert (
+            "no boundary in 5 s. It breached its probation: counter: 2 of 2 messages failed"
+            in degraded.reason
+        )
+        assert place.probations.next_due is None
+        assert not place.probations.keeps(["counter"])
+        assert not place.book.ledger.quarantine  # it serves on, and its tag asks for what serves
+
+    story(tmp_path, tell)
+
+
+def test_a_way_back_that_the_old_version_refuses_is_given_up_at_once(tmp_path: Path) -> None:
+    async def tell(place: Place) -> None:
+        await place.deploy(First)
+        second = await place.deploy(Second)
+        await place.handle(2, -1)
+        await place.pass_s(1)
+        (view,) = place.probations.due()
+        await place.probations.failed(view, "prepare() raised OSError", "release")
+        assert place.book.ledger.transactions[second].degraded is not None
+        assert place.told[-1].phase == "degraded"
+        assert "a person has to decide" in place.told[-1].text
+
+    story(tmp_path, tell)

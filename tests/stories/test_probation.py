@@ -59,9 +59,16 @@ BY_KEY = """
         return {"total": new["total"]}
 """
 FEEDER = """
-    from livetag import Module, handles
+    from livetag import Module, handles, subscribes
 
     class Feeder(Module):
+        def initial_state(self):
+            return {"told": []}
+
+        @subscribes("livetag.modules.sum")
+        def on_change(self, event: dict) -> None:
+            self.state["told"].append([event["change"], event["from"], event["to"]])
+
         @handles
         def feed(self, name: str, count: int) -> None:
             for _ in range(count):
@@ -131,6 +138,8 @@ def test_a_release_that_goes_bad_after_a_thousand_messages_is_put_back_and_nothi
     log = ("log", "-1", "--format=%s%n%(trailers:key=Reason,valueonly)", "deployments")
     wait_until(lambda: deployment.git(*log).startswith("sum 1.1.0 → 1.0.0: reverted"), "Git tells it")
     assert "breached its probation" in deployment.git(*log)
+    told = deployment.call("state", name="feeder")["told"]
+    assert told == [["loaded", None, "1.0.0"], ["swapped", "1.0.0", "1.1.0"], ["swapped", "1.1.0", "1.0.0"]]
     shown = deployment.livetag("history", "sum").stdout
     assert "reverted" in shown
     assert deployment.git("rev-parse", "refs/live/sum") == deployment.git("rev-parse", "sum/v1.0.0^{commit}")
