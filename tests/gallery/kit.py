@@ -20,11 +20,12 @@ HERE = Path(__file__).parent
 GOOD = HERE / "_good"
 GOOD_TAGS = ("clock/v1.0.0", "counter/v1.0.0", "till/v1.0.0")
 
-At = Literal["nothing", "push", "plan", "trial", "prepare", "switch", "service"]
+At = Literal["nothing", "push", "plan", "trial", "prepare", "shadow", "switch", "service"]
 TOLD: dict[At, str] = {  # what a push has said once it has come so far
     "plan": "rolled back: ",
     "trial": "planned: ",
     "prepare": "tried out in a child process: passed",
+    "shadow": ": shadowing ",
     "switch": "prepared: loaded beside the versions in service",
     "service": ": breach: ",
 }
@@ -35,19 +36,18 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `refused`: the push fails, and its tags are not there. `waits`: it goes live by itself later, and is there till then.
     `ignored`: it is there, and nothing is made of it. `tried again`: the first try is undone, and what may be of the moment
-    is tried again later. `at` is the step that it comes to; `plan` is all that is done before it is planned, where a child
-    process imports it; in `service` it was live, and went back. `make` is a function of makers.py, `livetag` the host's
-    livetag.toml. `leaves`: what cannot be ended, and so must be told of in `status`.
+    is tried again later. `reverted`: it goes live, and back. `at` is the step that it comes to; `plan` is all that is done
+    before it is planned, where a child process imports it. `make` is a function of makers.py, `livetag` the host's
+    livetag.toml.
     """
 
     heading: str
     says: tuple[str, ...]
     at: At
-    outcome: Literal["refused", "waits", "ignored", "tried again"] = "refused"
+    outcome: Literal["refused", "waits", "ignored", "tried again", "reverted"] = "refused"
     tags: tuple[str, ...] = ("counter/v1.1.0",)
     make: str = ""
     livetag: str = ""
-    leaves: str = ""
     folder: Path = HERE
 
     @property
@@ -55,8 +55,18 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.folder.name
 
     @property
+    def fails(self) -> bool:
+        """Whether its push fails, and takes its tags back."""
+        return self.outcome in {"refused", "reverted"}
+
+    @property
     def quarantined(self) -> bool:
-        return self.outcome == "refused" and self.at != "push"
+        return self.fails and self.at != "push"
+
+    @property
+    def options(self) -> list[str]:
+        """How it is pushed: what is tried again is not waited for, what goes live is until its probation is over."""
+        return {"tried again": ["-o", "no-wait"], "reverted": ["-o", "wait=confirmed"]}.get(self.outcome, [])
 
     def write(self, work: GitRepo) -> None:
         """Write the release into a clone of the good one, and stage it for a commit."""

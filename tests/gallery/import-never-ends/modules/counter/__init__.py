@@ -2,8 +2,7 @@
 
 from .counting import Counting
 
-while True:
-    pass
+while True: pass
 
 
 class Counter(Counting):

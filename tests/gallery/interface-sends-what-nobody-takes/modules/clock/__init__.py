@@ -5,7 +5,7 @@ from zlib import crc32
 
 from livetag import Module, every, handles
 
-AT_A_TIME = 10
+AT_A_TIME = 3
 
 
 class State(TypedDict):

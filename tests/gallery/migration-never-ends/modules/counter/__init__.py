@@ -9,8 +9,7 @@ class Counter(Counting):
 
 @Counter.migrates(1, 2)
 def up(old: dict) -> dict:
-    while True:
-        pass
+    while True: pass
 
 
 @Counter.migrates(2, 1)

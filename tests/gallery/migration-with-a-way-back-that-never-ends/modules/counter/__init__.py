@@ -14,5 +14,4 @@ def up(old: dict) -> dict:
 
 @Counter.migrates(2, 1)
 def down(new: dict) -> dict:
-    while True:
-        pass
+    while True: pass

@@ -7,5 +7,4 @@ from .counting import Counting
 
 class Counter(Counting):
     async def prepare(self) -> None:
-        while not Path.cwd().match("livetag-trial-*/work"):
-            pass
+        while not Path.cwd().match("livetag-trial-*/work"): pass

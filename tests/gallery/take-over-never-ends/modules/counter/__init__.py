@@ -5,5 +5,4 @@ from .counting import Counting
 
 class Counter(Counting):
     def take_over(self, resources: dict) -> None:
-        while True:
-            pass
+        while True: pass
