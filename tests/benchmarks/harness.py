@@ -118,7 +118,10 @@ class Side:
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"it ended while it measured {what!r}; see {self._log}")
-        found = json.loads(line)
+        try:
+            found = json.loads(line)
+        except ValueError:
+            raise Failed(f"{what}: it said {line.strip()[:200]!r}; see {self._log}") from None
         if "error" in found:
             raise Failed(f"{what}: {found['error']}; see {self._log}")
         return {name: [float(value) for value in values] for name, values in found.items()}

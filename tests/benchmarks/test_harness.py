@@ -113,6 +113,13 @@ def test_a_side_that_cannot_measure_says_why_and_goes_on(tmp_path: Path) -> None
         side.close()
 
 
+def test_a_side_that_answers_no_json_has_failed(tmp_path: Path) -> None:
+    side = Side([sys.executable, "-c", "input(); print('=ERROR REPORT=')"], tmp_path / "log")
+    with pytest.raises(Failed, match="ask 3: it said '=ERROR REPORT='"):
+        side.measure("ask 3")
+    side.close()
+
+
 def test_a_side_that_ended_is_not_waited_for(tmp_path: Path) -> None:
     side = Side([sys.executable, "-c", ""], tmp_path / "log")
     with pytest.raises(Failed, match="ended"):

@@ -110,4 +110,4 @@ def figure_10(bench: Bench) -> list[Row]:
 
 def _erlang(bench: Bench) -> Side:
     """Erlang with an empty server."""
-    return bench.peer("erlang")
+    return bench.once(bench.peer("erlang"), "state 0")
