@@ -278,7 +278,11 @@ class Probations:
         """Return when something has come of a probation."""
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(news)
-        await news
+        try:
+            await news
+        finally:
+            if news in self._waiting:  # nobody waits for it any more
+                self._waiting.remove(news)
 
     async def confirm(self, module: str, judged: str) -> TransactionView | None:
         """A person ends the probation that a module is in; returns its transaction, None: it is in none."""
