@@ -104,7 +104,7 @@ class Place:
             await self._settle()
 
     async def _settle(self) -> None:
-        for _ in range(10):
+        for _ in range(100):  # turns of the loop: a self_test takes some, and no clock goes on meanwhile
             await asyncio.sleep(0)
 
     async def handle(self, count: int, n: int = 1) -> None:

@@ -36,9 +36,8 @@ async def go_back(upgrader: Upgrader, view: TransactionView) -> None:
     book = upgrader.book
     changes, txn = changes_back(book.ledger, view), book.ledger.next_txn
     with logger.contextualize(txn=txn):
+        await _keep(upgrader, changes)
         try:
-            commits = {e.commit_id for c in changes for e in (c.before, c.after) if e is not None}
-            await upgrader.repository.keep(commits)
             _check_welcome(changes, book.ledger)
             participants = [await _participant(upgrader, view, change) for change in changes]
         except (
@@ -64,6 +63,16 @@ async def go_back(upgrader: Upgrader, view: TransactionView) -> None:
         )
         outcome = await upgrader.runner.run(transaction, participants)
         await _after(upgrader, view, changes, participants, outcome)
+
+
+async def _keep(upgrader: Upgrader, changes: Sequence[Change]) -> None:
+    """Hold the commits against `git gc`. What was confirmed is held already: a broken repository keeps nobody from going back."""
+    try:
+        await upgrader.repository.keep(
+            {e.commit_id for c in changes for e in (c.before, c.after) if e is not None}
+        )
+    except (StoreError, OSError) as error:
+        logger.warning("what goes back could not be held against git gc: {}", error)
 
 
 def _check_welcome(changes: Sequence[Change], ledger: Ledger) -> None:
