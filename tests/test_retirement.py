@@ -12,13 +12,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import CellType, ModuleType
+from typing import Any, TypedDict
 
 import pytest
 
 from orchestrator.runtime.holders import exit_callbacks
+from orchestrator.runtime.state import StateCodec
+from orchestrator.runtime.table_types import plain_schema
 from orchestrator.upgrade.retirements import Retirements
 from tests.runtime_kit import until
 from tests.swapping import Swapper, with_swapper
@@ -30,7 +33,7 @@ RICH = """
     import abc, asyncio, contextlib, dataclasses, enum, functools, logging, re, typing
     from typing import Generic, NamedTuple, Optional, Protocol, TypedDict, TypeVar
     import msgspec
-    from livetag import Module, Message, every, handles, intake, subscribes
+    from livetag import Module, Message, Table, every, handles, intake, subscribes
     from . import parts
     from rich.parts import Shape
 
@@ -86,7 +89,12 @@ RICH = """
         total: int
         waits: list[str]
 
+    class Row(TypedDict):
+        n: int
+
     class Rich(Module[State]):
+        rows: Table[str, Row] = Table(version=1)
+
         def initial_state(self) -> State:
             return {"total": 0, "waits": []}
 
@@ -345,6 +353,27 @@ def test_what_a_version_leaves_behind_is_named_with_its_line(
         assert not retirements.leftovers
 
     with_swapper(tmp_path, story)
+
+
+def test_what_is_compared_of_two_versions_leaves_no_circle_that_holds_them() -> None:
+    class Row(TypedDict):
+        n: int
+
+    gc.collect()
+    gc.disable()
+    try:
+        for describe in (plain_schema, lambda type_: StateCodec(type_).schema):
+            assert describe(Row)
+            left = [each for each in gc.get_objects() if type(each) is CellType and _holds(each, Row)]
+            assert not left, "msgspec's own function, which calls itself"
+    finally:
+        gc.enable()
+
+
+def _holds(cell: CellType, cls: type) -> bool:
+    with suppress(ValueError):  # an empty one
+        return isinstance(cell.cell_contents, dict) and cls in cell.cell_contents
+    return False
 
 
 def test_what_only_says_that_it_is_a_class_is_no_part_of_a_version(tmp_path: Path, host_library: Any) -> None:

@@ -11,6 +11,7 @@ import msgspec.inspect
 
 from orchestrator.runtime.errors import MigrationMissing, StateInvalid
 from orchestrator.runtime.first_use import decoder_of
+from orchestrator.runtime.schema import schema_of_json
 
 Step = Callable[[Any], Any]
 Steps = Mapping[tuple[int, int], Step]
@@ -38,7 +39,7 @@ class StateCodec:
     def schema(self) -> bytes:
         """The type as JSON Schema; empty if it has none."""
         try:
-            return msgspec.json.encode(msgspec.json.schema(self.type))
+            return msgspec.json.encode(schema_of_json(self.type))
         except TypeError:
             return b""
 

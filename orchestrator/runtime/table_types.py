@@ -12,6 +12,7 @@ import msgspec
 from orchestrator.runtime.description import TableDescription
 from orchestrator.runtime.errors import DefinitionInvalid, StateInvalid, error_text
 from orchestrator.runtime.first_use import decoder_of
+from orchestrator.runtime.schema import schema_of_json
 from orchestrator.runtime.state import Step, Steps
 from orchestrator.runtime.table import Table
 
@@ -172,7 +173,7 @@ def _arguments(cls: type, name: str, table: Table[Any, Any]) -> tuple[Any, Any]:
 
 def plain_schema(type_: Any) -> dict[str, Any]:
     """The JSON Schema of a type without the names of classes and their docstrings: equal for what stores equal bytes."""
-    schema = msgspec.json.schema(type_)
+    schema = schema_of_json(type_)
     definitions = schema.pop("$defs", {})
     found = _inlined(schema, definitions, ())
     assert isinstance(found, dict)  # noqa: S101  # a schema stays one
