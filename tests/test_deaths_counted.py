@@ -182,6 +182,7 @@ def test_a_power_cut_in_a_probation_or_a_transaction_is_no_death_of_the_release(
     for txn in (3, 4):  # each start finds what was in probation, and the cut comes in the next transaction
         boot.write_text(f"boot {txn}")
         place.dies(Planned(txn, (Change("hen", HEN, successor),), "t", "w"), Prepared(txn), in_hen=False)
+        assert not place.ledger.deaths
     boot.write_text("boot 5")
     with place.host() as (book, box):
         box.begin()
