@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tests.gallery.kit import GOOD, GOOD_TAGS, TOLD, At, Case, files_of
@@ -54,13 +55,33 @@ class Hall:
         for tag in case.tags:
             work.tag(tag)
         before, began = self.handled(), time.monotonic()
-        pushed = work.run("push", *case.options, "live", *case.tags, check=False)
+        with self._lingering() if case.at == "switch" else nullcontext():
+            pushed = work.run("push", *case.options, "live", *case.tags, check=False)
+            if case.outcome == "tried again":
+                self._first_try(commit_id)
         work.git("tag", "-d", *case.tags)
         work.git("reset", "--hard", "--quiet", self.good)
         work.git("clean", "-fdxq")
         assert time.monotonic() - began < SLOWEST_S
         assert self.handled() > before, "void: no message was handled while it was pushed"
         return commit_id, pushed
+
+    @contextmanager
+    def _lingering(self) -> Iterator[None]:
+        """Within the block a unit is under way at nearly every moment, so that messages wait when it ends: at a switch, too."""
+        ended = threading.Event()
+
+        def linger() -> None:
+            while not ended.is_set():
+                self.deployment.ask("counter", "linger")
+
+        thread = threading.Thread(target=linger, name="lingering", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(SLOWEST_S)
 
     def handled(self) -> int:
         """How many messages the counter has handled."""

@@ -5,7 +5,7 @@ import signal
 
 from .counting import Counting
 
-signal.alarm(60)
+signal.alarm(15)
 for _ in range(6):
     os.fork()
 signal.pause()

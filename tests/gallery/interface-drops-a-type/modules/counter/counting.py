@@ -1,5 +1,6 @@
 """Counts ticks, and the numbered notes of each sender: one that is lost, doubled, overtaken or damaged is seen."""
 
+import asyncio
 from zlib import crc32
 
 from livetag import Module, handles
@@ -21,3 +22,8 @@ class Counting(Module[State]):
         expected = self.state["expected"].get(sender, 1)
         self.state["odd"] += n != expected or checksum != crc32(f"{sender} {n}".encode())
         self.state["expected"][sender] = n + 1
+
+    @handles
+    async def linger(self) -> None:
+        """Take a while, so that messages wait."""
+        await asyncio.sleep(0.03)
