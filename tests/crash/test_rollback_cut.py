@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crash.scenarios import prepare_release
-from tests.crash.victim import Victim
+from tests.crash.victim import Victim, kinds
 from tests.stories.deployment import wait_until
 
 MODULES = ("egg", "hen")
@@ -38,6 +38,8 @@ def victim(base: Victim, tmp_path: Path) -> Iterator[Victim]:
 
 def die_in_the_rollback(victim: Victim, plan: str) -> None:
     victim.start()
+    # Else what is recorded of the start would be counted, too, and the death came before the rollback.
+    wait_until(lambda: "Settled" in kinds(victim)[kinds(victim).index("HostStopped") :], "the start lasts")
     victim.aim(plan)
     asking = victim.begin_command("rollback", "--reason", "by mistake")
     wait_until(lambda: victim.dead, "it dies in the rollback", 30.0)
