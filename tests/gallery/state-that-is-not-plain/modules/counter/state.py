@@ -10,4 +10,4 @@ class State(TypedDict):
     ticks: int
     expected: dict[str, int]
     odd: int
-    lock: threading.Lock
+    lock: threading.Event
