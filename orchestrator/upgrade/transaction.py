@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from loguru import logger
@@ -115,14 +116,13 @@ class UpgradeTransaction:
         self._report = report
         self._patience_s = patience_s
         self._overtaken = overtaken
-        self._shadowing = Shadowing(
-            self._participants, lambda text: self._report(Phase.PLANNED, text), otherwise
-        )
+        # No function that leads to `self`: the circle would keep the transaction until Python's own full collection.
+        self._shadowing = Shadowing(self._participants, partial(report, Phase.PLANNED), otherwise)
         self._shadowed: list[str] = []
         self._on_probation = on_probation
         self._wiring: Wiring | None = None
         self._committed: Ticket | None = None
-        self._quiesce: Quiesce[None] | None = None
+        self._pause = Pause(0.0, 0)
         self._author_step = "the switch"
         self._predicted_us: float | None = None  # what the migrations would take of the pause
 
@@ -236,14 +236,19 @@ class UpgradeTransaction:
     # -- the switch --------------------------------------------------------------------------------------------
 
     async def _switch_between_units(self) -> None:
-        self._quiesce = Quiesce(
+        quiesce = Quiesce[
+            None
+        ](  # in no attribute of ours: it leads to `self`, and a circle stays until a full collection
             self._app,
             [p.proxy for p in self._participants],
             self._switch,
             drain_s=min(p.limits.drain_s for p in self._participants),
             patience_s=self._patience_s,
         )
-        await self._quiesce.run()
+        try:
+            await quiesce.run()
+        finally:
+            self._pause = quiesce.pause
 
     def _switch(self, quiesce: Quiesce[None]) -> None:
         with no_collection():
@@ -314,7 +319,7 @@ class UpgradeTransaction:
 
     async def _commit(self) -> Outcome:
         """The mailboxes are open again; now the decision reaches the disk, and only then it is told."""
-        assert self._committed is not None and self._quiesce is not None  # noqa: S101, PT018  # the switch set both
+        assert self._committed is not None  # noqa: S101  # the switch set it
         fact = self._committed.record.fact
         assert isinstance(fact, Committed)  # noqa: S101  # the switch appended it
         pause = Pause(fact.pause_us, fact.held_messages)  # what is told is what the journal says
@@ -336,7 +341,7 @@ class UpgradeTransaction:
         return await _to_the_end(self._roll_back(reason, fault, mismatches))
 
     async def _roll_back(self, reason: str, fault: Fault, mismatches: tuple[str, ...]) -> Outcome:
-        pause = self._quiesce.pause if self._quiesce is not None else Pause(0.0, 0)
+        pause = self._pause
         logger.info("transaction {} rolled back: {}", self._txn, reason)
         with suppress(
             JournalFailed

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.runtime.collecting import no_collection
 from orchestrator.upgrade.retirements import Retirements
 from tests.swapping import Swapper, with_swapper
 from tests.test_retirement import FILES, used
@@ -89,3 +91,32 @@ def test_a_thousand_swaps_leave_nothing_behind(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_swap_leaves_no_circle_to_pythons_own_collection(tmp_path: Path) -> None:
+    """A full collection stalls the loop by all that the application holds; until one comes, a circle is a leak."""
+
+    async def story(swapper: Swapper) -> None:
+        retirements = Retirements(swapper.app, (0.0, 0.01, 0.05, 0.2))
+        releases = [swapper.write("rich", f"{n}.0.0", FILES) for n in (1, 2)]
+
+        async def swap(count: int) -> None:
+            for number in range(count):
+                for remains in await swapper.swap(releases[number % 2]):
+                    assert await retirements.prove(remains), retirements.leftovers
+                await used(swapper, number)
+
+        await swap(4)
+        with no_collection():
+            gc.collect()
+            await swap(10)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                gc.collect()
+                left = Counter(type(each).__name__ for each in gc.garbage)
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+        assert left.total() < 10, left
+
+    with_swapper(tmp_path, story)
