@@ -374,7 +374,7 @@ def test_one_that_can_not_go_back_only_calls_a_person(tmp_path: Path) -> None:
         assert view.degraded is not None
         assert "one_way" in view.degraded.reason
         assert not place.book.ledger.quarantine
-        assert place.probations.going_back() == []
+        assert place.book.ledger.going_back == ()
         facts: Mapping[str, Any] | None = place.probations.facts("counter")
         assert facts is not None
         assert facts["verdict"] == "degraded"

@@ -21,8 +21,9 @@ from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.image import take_image
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import Line, write_lines
+from orchestrator.upgrade.noted import IN_PROBATION
 from orchestrator.upgrade.planner import Planner
-from orchestrator.upgrade.records import Committed, Quarantined
+from orchestrator.upgrade.records import Breached, Committed, Quarantined
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.service import module_states
 from orchestrator.upgrade.states import ModuleState
@@ -472,6 +473,40 @@ def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: P
             await scene.look()
             assert scene.book.ledger.table["a"].version == "1.0.0"
             assert list(scene.book.ledger.transactions) == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["is on disk", "is found as the transaction begins"])
+def test_a_breach_that_is_found_while_the_plan_is_made_goes_back_first(tmp_path: Path, how: str) -> None:
+    """Of a release that a person had quarantined already: the next one took its probation over, and the breach was nothing."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            scene.release("a/v1.1.0", modules=["a"], toml="[probation]\nseconds = 600.0\n")
+            await scene.look()
+            assert [view.id for view in scene.book.ledger.in_probation] == [2]
+            sour = scene.book.ledger.table["a"]
+            keep = scene.repository.keep
+
+            async def keep_while_it_is_found_to_be_sour(commit_ids: Collection[str]) -> None:
+                await keep(commit_ids)
+                scene.repository.keep = keep  # type: ignore[method-assign]
+                if how == "is on disk":
+                    await scene.book.write(Breached(2, "it has gone sour"))
+                else:
+                    asyncio.get_running_loop().call_soon(scene.book.append, Breached(2, "it has gone sour"))
+
+            scene.repository.keep = keep_while_it_is_found_to_be_sour  # type: ignore[method-assign]
+            await scene.book.write(Quarantined("a", sour.commit_id, sour.tag, "rolled back by hand"))
+            scene.release("a/v1.2.0", modules=["a"], toml='description = "another"\n')
+            await scene.look()
+            views = scene.book.ledger.transactions.values()
+            assert [view.who for view in views] == ["refs", "refs", IN_PROBATION, "refs"]
+            assert scene.transactions() == [{"a": v} for v in ("1.0.0", "1.1.0", "1.0.0", "1.2.0")]
 
     asyncio.run(story())
 

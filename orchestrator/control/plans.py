@@ -129,7 +129,7 @@ def view_of(upgrader: Upgrader, outlook: Outlook, *, prereleases: bool, trouble:
         stopped=stopped,
         doubt=book.doubt,
         not_ordered=outlook.admission.all_refused,
-        going_back={name for view in upgrader.probations.going_back() for name in view.probation},
+        going_back={name for view in upgrader.book.ledger.going_back for name in view.probation},
         watched=upgrader.probations.watched,
     )
 

@@ -33,7 +33,7 @@ from orchestrator.upgrade.records import (
 )
 from repo_store.history import DeploymentEntry, ModuleChange
 
-SAID = (Quarantined, Lifted, Held, Unheld, Overridden, OverrideEnded)
+SAID = (Quarantined, Lifted, Held, Unheld, Overridden, OverrideEnded, Breached)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class Ledger:
             view for view in self.transactions.values() if view.phase is Phase.COMMITTED and view.probation
         )
 
+    @property
+    def going_back(self) -> tuple[TransactionView, ...]:
+        """Those that were breached and have to go back; not those that cannot."""
+        return tuple(v for v in self.in_probation if v.breach is not None and v.degraded is None)
+
 
 def fold(records: Iterable[Record]) -> Ledger:
     """Return what the records say, all of them from the first; raises IllegalTransition naming the record."""

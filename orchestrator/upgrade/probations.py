@@ -216,24 +216,25 @@ class Probations:
 
     # -- the way back -------------------------------------------------------------------------------------------
 
-    def going_back(self) -> list[TransactionView]:
-        """The transactions that were breached and have to go back; not those that cannot."""
-        views = self._book.ledger.in_probation
-        return [view for view in views if view.breach is not None and view.degraded is None]
-
     def keeps(self, names: Iterable[str]) -> bool:
         """Whether one of these modules is about to go back: nothing else is done with it before."""
-        return not {name for view in self.going_back() for name in view.probation}.isdisjoint(names)
+        return not {name for view in self._book.ledger.going_back for name in view.probation}.isdisjoint(
+            names
+        )
 
     def due(self) -> list[TransactionView]:
         """Those whose way back is to be tried now."""
         now = self._app.clock.now()
-        return [view for view in self.going_back() if self._tries.get(view.id, _Tries()).due <= now]
+        return [
+            view for view in self._book.ledger.going_back if self._tries.get(view.id, _Tries()).due <= now
+        ]
 
     @property
     def next_due(self) -> float | None:
         """When the next way back is to be tried; None: there is none."""
-        return min((self._tries.get(view.id, _Tries()).due for view in self.going_back()), default=None)
+        return min(
+            (self._tries.get(view.id, _Tries()).due for view in self._book.ledger.going_back), default=None
+        )
 
     def reverted(self, view: TransactionView, text: str) -> None:
         """Tell that what breached its probation has gone back."""

@@ -26,6 +26,7 @@ from orchestrator.upgrade.damage import damage
 from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.leaving import way_down
+from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.lookout import Lookout
 from orchestrator.upgrade.noting import note_orders, note_tags
 from orchestrator.upgrade.overrides import Override
@@ -134,14 +135,12 @@ class Upgrader(Lookout):
 
     @property
     def _overtaken(self) -> bool:
-        """Whether a person has said something since the plan was begun: it must be made anew (DESIGN §4).
+        """Whether a person, or a probation, has said something since the plan was begun: it must be made anew (DESIGN §4).
 
-        Else a release that was rolled back, held or disabled meanwhile would go live all the same. What is still on its
-        way to the disk counts: it comes before all that is recorded from now on.
+        Else a release that was rolled back, held or disabled meanwhile would go live all the same, and one take over what
+        has to go back first. What is still on its way to the disk counts: it comes before all that is recorded from now on.
         """
-        then, now = self._planned_with, self.book.ledger
-        said = (then.quarantine, then.holds, then.overrides)
-        return self.book.saying or said != (now.quarantine, now.holds, now.overrides)
+        return self.book.saying or _heeded(self._planned_with) != _heeded(self.book.ledger)
 
     # -- one look ----------------------------------------------------------------------------------------------
 
@@ -403,3 +402,9 @@ class Upgrader(Lookout):
         for change in group.changes:
             for body in announcements(change):
                 self.app.announce(f"livetag.modules.{change.name}", body)
+
+
+def _heeded(ledger: Ledger) -> tuple[object, ...]:
+    """What a plan must heed. A breach need not show in the quarantine: a person may have put all of it there before."""
+    breached = {view.id for view in ledger.going_back}
+    return ledger.quarantine, ledger.holds, ledger.overrides, breached
