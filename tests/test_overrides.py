@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
+from orchestrator.upgrade.candidate import Problem
+from orchestrator.upgrade.checks import Live
 from orchestrator.upgrade.desired import Wish, desired, wishes
 from orchestrator.upgrade.ledger import Ledger, fold
 from orchestrator.upgrade.overrides import Override, explains
@@ -213,15 +216,23 @@ def test_a_module_s_other_overrides_end_when_it_is_unloaded() -> None:
 # -- in the plan ---------------------------------------------------------------------------------------------------
 
 
-def planned(overruled: Overruled, table: dict[str, Entry] = TABLE, **say: Any) -> Plan:
+def planned(
+    overruled: Overruled,
+    table: dict[str, Entry] = TABLE,
+    failed: Collection[str] = (),
+    broken: Collection[str] = (),
+    **say: Any,
+) -> Plan:
+    """`failed` are the modules that could not come back, `broken` those whose wished release cannot be staged."""
     found = {n: candidate(w.ref.tag.name, w.commit_id, name=n) for n, w in overruled.wishes.items()}
     for name, wish in overruled.wishes.items():
-        found[name] = replace(found[name], wish=wish)
+        problem = Problem(f"{wish.ref.tag.name} does not compile", "release") if name in broken else None
+        found[name] = replace(found[name], wish=wish, problem=problem)
     return make_plan(
         found,
         table,
         app_ref=None,
-        live={},
+        live={name: Live() for name in table if name not in failed},
         environment=HERE,
         say=Say(overruled.leaving, overruled.holding, **say),
     )
@@ -274,6 +285,35 @@ def test_a_command_takes_no_release_with_it_that_is_held_or_waits() -> None:
     disabled = altered(TABLE, "counter", enabled=False)["counter"]
     assert [g.changes for g in found.ready] == [(Change("counter", TABLE["counter"], disabled),)]
     assert [(g.tags, g.changes[0].before) for g in found.held] == [(("counter/v1.2.0",), disabled)]
+
+
+def test_a_command_is_not_refused_for_a_release_that_is_held_and_broken() -> None:
+    tags = {**TAGS, **refs(counter_1_2_0="c9")}
+    made_now = override("disable", against=("counter/v1.2.0", "c9"))
+    holds = folded(Held("", "ada", "freeze")).holds
+    found = planned(laid(made_now, tags=tags), broken={"counter"}, holds=holds)
+    assert [g.tags for g in found.ready] == [("livetag disable counter",)]
+    assert [g.tags for g in found.held] == [("counter/v1.2.0",)]
+
+
+@pytest.mark.parametrize("newer", ["", "c9"])
+def test_a_command_loads_nothing_that_could_not_come_back(newer: str) -> None:
+    """With a newer release held, the code of that one was loaded under the name and version of the one in the table."""
+    tags = {**TAGS, **refs(counter_1_2_0=newer)} if newer else TAGS
+    given = ("counter/v1.2.0", "c9") if newer else AGAINST["counter"]
+    holds = folded(Held("", "ada", "freeze")).holds
+    table = altered(TABLE, "counter", enabled=False)
+    enable = override("enable", against=given)
+    found = planned(laid(enable, tags=tags, table=table), table, failed={"counter"}, holds=holds)
+    assert (found.ready, found.refused) == ((), ())
+    assert [(g.tags, g.overrides) for g in found.waiting] == [(("livetag enable counter",), (enable,))]
+    assert found.waiting[0].waits.startswith("counter: it could not come back at the start of the host. Push")
+    assert len(found.held) == bool(newer)
+
+
+def test_what_could_not_come_back_can_be_swapped() -> None:
+    found = planned(laid(override("swap", value="1.0.0")), failed={"counter"})
+    assert [g.tags for g in found.ready] == [("livetag swap counter 1.0.0",)]
 
 
 def test_what_a_person_says_goes_even_where_its_module_is_held() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.runtime.description import Description
 from orchestrator.upgrade.desired import Wish
 from orchestrator.upgrade.errors import Fault
-from orchestrator.upgrade.records import Entry
+from orchestrator.upgrade.records import Change, Entry
 from repo_store.manifest import ModuleManifest
 from repo_store.release import Release
 
@@ -53,3 +54,18 @@ class Candidate:
             enabled=wish.enabled,
             state_version=self.description.state_version if self.description is not None else 1,
         )
+
+
+def candidate_of(change: Change, candidates: Mapping[str, Candidate]) -> Candidate | None:
+    """The candidate with the release that the change leads to.
+
+    None: what a command changes keeps its release, and the candidate is another one, which waits or is held.
+    """
+    found, after = candidates.get(change.name), change.after
+    if (
+        found is None
+        or after is None
+        or (found.wish.package, found.wish.commit_id) == (after.package, after.commit_id)
+    ):
+        return found
+    return None

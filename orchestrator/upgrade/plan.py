@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from orchestrator.upgrade.candidate import Candidate, Problem
+from orchestrator.upgrade.candidate import Candidate, Problem, candidate_of
 from orchestrator.upgrade.checks import Check, Environment, Live, release_checks
 from orchestrator.upgrade.desired import Key
 from orchestrator.upgrade.errors import Fault
 from orchestrator.upgrade.overrides import Hold, Override, apart, explains, held_back
 from orchestrator.upgrade.records import Change, Entry
 from orchestrator.upgrade.resulting import Resulting
+from orchestrator.upgrade.states import out_of_reach
 from orchestrator.upgrade.successor import acceptance_checks
 from repo_store.release import APP, TagRef
 
@@ -231,9 +232,19 @@ def _checked(
     checks = [
         check
         for c in group.changes
-        for check in _of_one(c, candidates.get(c.name), live.get(c.name, Live()), environment)
+        for check in _of_one(c, candidate_of(c, candidates), live.get(c.name, Live()), environment)
     ]
-    return replace(group, checks=tuple(checks))
+    return replace(group, checks=(*_not_loaded(group, live), *checks))
+
+
+def _not_loaded(group: Group, live: Mapping[str, Live]) -> Iterator[Check]:
+    """A command is for what is loaded, and brings no code: what could not come back it would have to load anew.
+
+    Its release may be the one that ends each host, and the one that is staged may be another, which waits or is held.
+    """
+    for change in group.changes if group.overrides else ():
+        if _only_composed(change) and change.name not in live:
+            yield Check(f"{change.name}: loaded", False, out_of_reach(change.name))
 
 
 def _of_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.upgrade.candidate import Candidate
+from orchestrator.upgrade.candidate import Candidate, candidate_of
 from orchestrator.upgrade.checks import Check, Live
 from orchestrator.upgrade.edges import Face, Interfaces, edge_checks
 from orchestrator.upgrade.records import Change, Entry
@@ -44,7 +44,7 @@ class Resulting:
             if change.after is None:
                 result.pop(change.name, None)
             else:
-                result[change.name] = self._face(change.after, self._candidates.get(change.name))
+                result[change.name] = self._face(change.after, candidate_of(change, self._candidates))
         return result
 
     def _face(self, entry: Entry, candidate: Candidate | None = None) -> Face:
@@ -56,7 +56,7 @@ class Resulting:
 
     def _requirements(self, change: Change, after: Mapping[str, Face]) -> list[Check]:
         """The requirements of a module on others that this table would not meet."""
-        candidate = self._candidates.get(change.name)
+        candidate = candidate_of(change, self._candidates)
         if change.after is None or candidate is None:
             return []
         unmet = []

@@ -99,6 +99,11 @@ def after(name: str, state: ModuleState, verb: Verb) -> ModuleState:
     raise CommandRefused(f"{name} cannot be {_participle(verb)}: {_INSTEAD[state]}. Nothing was changed.")
 
 
+def out_of_reach(name: str) -> str:
+    """Why nothing that a person says of a module that failed can be done while it keeps its release."""
+    return f"{name}: {_INSTEAD[_S.FAILED]}"
+
+
 def _participle(verb: Verb) -> str:
     return {_V.SWAP: "swapped", _V.BIND: "bound", _V.UNBIND: "unbound", _V.LOAD: "loaded"}.get(
         verb, f"{verb.value.rstrip('e')}ed"

@@ -242,7 +242,7 @@ class Life:
     def bring(self, folder: Path, entry: Entry, manifest: ModuleManifest, _limits: TrialSection) -> Incoming:
         spec = self.world.origin.trees[folder.name]
         txn = 0 if self.starting else self.book.ledger.next_txn
-        eye = Watcher(self, entry.name, entry.tree_id, spec, txn)
+        eye = Watcher(self, entry.name, folder.name, spec, txn)
         config = {**entry.config, "eye": eye}
         source = VirtualSource(self, spec)
         return Incoming(source, manifest.limits, config, manifest.durable, terms=terms_of(manifest))
