@@ -100,7 +100,10 @@ def test_a_mailbox_that_grows_past_its_half_is_a_breach_and_a_burst_is_not() -> 
     assert looks(1000, 1000, 1000).word == "breach"
     assert looks(900, 700, 600).word == "passed"  # it is worked off
     assert looks(0, 0, 900).word == "passed"  # it came just now
-    assert looks(400, 500, 600, at_switch=300).word == "passed"  # the one before did not keep up either
+    assert looks(500, 600, 700, at_switch=400).word == "passed"  # the one before did not keep up either
+    assert (
+        looks(90, 300, 400, 600, at_switch=800).word == "breach"
+    )  # what waited at the switch was worked off
     assert looks(100, 200, 400).word == "passed"
     more = looks(200, 400, 600, now=GOOD)  # it is as fast as the one before: more is sent
     assert more.word == "passed"

@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 
 import pytest
 
+from orchestrator.runtime.collecting import no_collection
 from orchestrator.runtime.holders import exit_callbacks
 from orchestrator.runtime.state import StateCodec
 from orchestrator.runtime.table_types import plain_schema
@@ -350,6 +351,30 @@ def test_what_a_version_leaves_behind_is_named_with_its_line(
         assert [x for x in leftover.held_by if re.search(pattern, x)], leftover.held_by
         _let_go(host_library)
         await until(leftover.remains.collect)
+        assert not retirements.leftovers
+
+    with_swapper(tmp_path, story)
+
+
+def test_a_version_that_was_held_is_looked_at_again_when_the_next_one_leaves(
+    tmp_path: Path, host_library: Any
+) -> None:
+    """What its holder let go of is garbage in a circle, and nobody else would collect it before a full collection."""
+    files, _ = LEAKS["a registration in a library"]
+
+    async def story(swapper: Swapper) -> None:
+        await swapper.swap(swapper.write("other", "1.0.0", {"__init__.py": PLAIN}))
+        host_library.OTHER = lambda: swapper.app.modules["other"].implementation.instance  # type: ignore[union-attr]
+        retirements = Retirements(swapper.app, QUICK)
+        await swapper.swap(swapper.write("leaky", "1.0.0", files))
+        left = await swapper.swap(swapper.write("leaky", "2.0.0", {"__init__.py": PLAIN}))
+        assert not await proven(retirements, left)
+        (leftover,) = retirements.leftovers
+        with no_collection():
+            _let_go(host_library)
+            assert not leftover.remains.gone
+            retirements.begin(await swapper.swap(swapper.write("leaky", "3.0.0", {"__init__.py": PLAIN})))
+            await until(lambda: leftover.remains.gone)
         assert not retirements.leftovers
 
     with_swapper(tmp_path, story)

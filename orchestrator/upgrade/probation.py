@@ -21,17 +21,17 @@ GREW_LOOKS = 3  # in a row at which a mailbox was no shorter: it is not a burst 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The mailbox at a look: how many wait and may, how many did at the switch, for how many looks it has not shrunk."""
+    """The mailbox at a look: how many wait and may, how many did at the least, for how many looks it has not shrunk."""
 
     length: int = 0
     limit: int = 10_000
-    at_switch: int = 0
+    lowest: int = 0
     grew: int = 0
 
     def after(self, length: int, limit: int) -> Backlog:
         """The mailbox a look later."""
         grew = self.grew + 1 if length >= self.length and length else 0
-        return Backlog(length, limit, self.at_switch, grew)
+        return Backlog(length, limit, min(self.lowest, length), grew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +148,12 @@ def _slowness(signs: Signs) -> tuple[str, str]:
 def _growth(signs: Signs) -> tuple[str, str]:
     """The breach of a mailbox that fills up because the handlers are slower; the note if it is that more is sent."""
     mailbox, now, before = signs.backlog, signs.now.p50_ms, _measured(signs)
-    was_low = mailbox.at_switch < mailbox.limit / 4
-    if mailbox.length <= mailbox.limit / 2 or not was_low or mailbox.grew < GREW_LOOKS:
+    filled = mailbox.length > mailbox.limit / 2 and mailbox.length >= 2 * mailbox.lowest
+    if not filled or mailbox.grew < GREW_LOOKS:
         return "", ""
     text = (
         f"{mailbox.length} messages wait and the mailbox grows; it holds limits.mailbox_messages = {mailbox.limit}, and "
-        f"{mailbox.at_switch} waited at the switch"
+        f"{mailbox.lowest} waited when it was shortest"
     )
     if before is None or before.p50_ms is None or now is None:
         return text, ""

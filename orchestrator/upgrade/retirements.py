@@ -53,11 +53,16 @@ class Retirements:
         return list(self._kept)
 
     def begin(self, left: Sequence[Remains]) -> None:
-        """Prove each of them gone, one after the other, beside whoever calls."""
+        """Prove each of them gone, one after the other, beside whoever calls; then look again at what was held before."""
 
         async def prove_all() -> None:
+            before = self.leftovers
             for remains in left:
                 await self.prove(remains)
+            for (
+                leftover
+            ) in before:  # who held it may have let go, and what is in a circle goes by a collection only
+                await asyncio.get_running_loop().run_in_executor(None, leftover.remains.collect)
 
         task = asyncio.ensure_future(prove_all())
         self._proving.add(task)

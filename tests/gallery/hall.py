@@ -160,7 +160,12 @@ class Hall:
         """No trial, no process and no part of a refused release."""
         wait_until(lambda: not [*self._temporary.glob("livetag-trial-*")], "no trial is left")
         wait_until(lambda: not self._processes(), f"no process is left: {self._processes()}")
-        assert self.deployment.status()["leftovers"] == []
+        wait_until(
+            lambda: not self._leftovers(), f"no version that left service is held: {self._leftovers()}"
+        )
+
+    def _leftovers(self) -> list[Facts]:
+        return list(self.deployment.status()["leftovers"])
 
     def _processes(self) -> list[str]:
         """Who was started by the host or by what it started, wherever it has gone since: all have its TMPDIR."""

@@ -9,5 +9,5 @@ from .counting import Counting
 class Counter(Counting):
     @handles
     async def note(self, sender: str, n: int, checksum: int) -> None:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         super().note(sender, n, checksum)
