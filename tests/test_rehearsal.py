@@ -16,6 +16,7 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import QuiesceTimeout
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage, records_of
+from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.incoming import Incoming, StateCopy
 from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.phases import Phase
@@ -109,6 +110,37 @@ def test_a_large_state_is_tried_by_sample_and_the_time_is_told_of_the_whole() ->
             assert source.state is not None
             assert source.state.cut
             assert found.predicted_s == pytest.approx(0.04, rel=0.1)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("down", "said"),
+    [
+        ({"went_down": PLAIN_STATE.encode({"left": "one"})}, None),
+        ({"tables_down": (TableImage("things", 1, (PLAIN_STATE.encode([(1, {"n": 2})]),)),)}, None),
+        ({"tables_down": (TableImage("things", 7, (PLAIN_STATE.encode([(1, {"n": "2"})]),)),)}, None),
+        (
+            {"went_down": PLAIN_STATE.encode([1])},
+            r"leads to what a \S* ?cannot take: the state: Expected `object`",
+        ),
+        (
+            {"tables_down": (TableImage("things", 1, (PLAIN_STATE.encode([(1, {"n": "2"})]),)),)},
+            r"cannot take: Table things, key 1: Expected `int`, got `str`.* Correct the step down of 1\.1\.0, or say one_way",
+        ),
+    ],
+)
+def test_a_way_back_to_what_the_version_in_service_cannot_take_is_refused(
+    down: dict[str, Any], said: str | None
+) -> None:
+    async def story() -> None:
+        async with running({"a": Halves}) as app:
+            if said is None:
+                await looked_at(app, Looking(**down))
+                return
+            with pytest.raises(TrialFailed, match=said) as failed:
+                await looked_at(app, Looking(**down))
+            assert (failed.value.step, failed.value.fault) == ("way_back", "release")
 
     asyncio.run(story())
 

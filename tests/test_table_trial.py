@@ -76,6 +76,16 @@ def test_a_step_that_raises_is_named_with_its_key_and_its_line(tmp_path: Path, k
         tried(tmp_path, [1, 2, key])
 
 
+def test_only_records_that_come_back_as_others_are_brought_to_whoever_knows_the_older_type(
+    tmp_path: Path,
+) -> None:
+    assert tried(tmp_path / "same", [1, 2, 3]).tables_down == ()
+    other = SOURCE.replace('{"path": new["path"]} if', '{"path": new["path"] + "!" * (key[1] == 2)} if')
+    (image,) = tried(tmp_path / "other", [1, 2, 3], other).tables_down
+    assert (image.name, image.version) == ("routes", 1)
+    assert dict(records_of(image)) == {("a", 2): msgspec.msgpack.encode({"path": "2!"})}
+
+
 def test_records_whose_steps_are_in_the_version_that_leaves_are_left_to_the_plan(tmp_path: Path) -> None:
     with pytest.raises(TrialFailed, match="AssertionError: 0"):  # none of them came in
         tried(tmp_path, [1, 2, 3], version=7)

@@ -6,13 +6,18 @@ release that comes is tried on what is left.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
+from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.proxy import ModuleProxy
-from orchestrator.runtime.table_image import TableImage
+from orchestrator.runtime.table_image import TableImage, records_of
+from orchestrator.runtime.table_types import shown
 from orchestrator.upgrade import words
 from orchestrator.upgrade.copies import Copies, copied
 from orchestrator.upgrade.errors import TrialFailed
@@ -87,6 +92,8 @@ async def rehearse(
     report = await incoming.source.try_out(copies.state, proxy.resources.keys(), copies.tables)
     if report is None:
         return None
+    if old is not None and not goes_down:
+        await _fits_below(report, after, old)
     took = [each.migration_s for each in (went_down, report) if each is not None]
     measured = [seconds for seconds in took if seconds is not None]
     predicted_s = sum(measured) * copies.times if measured else None
@@ -120,6 +127,40 @@ async def _taken_down(
     lower = StateCopy(target, data, cut=state.cut, left_by=f"{old.name} {old.version}")
     tables = found.tables_down if way_down.tables else copies.tables
     return replace(copies, state=lower, tables=tables), found
+
+
+async def _fits_below(report: TrialReport, after: Entry, old: Implementation) -> None:
+    """See that the version in service takes what the steps down of the one that comes leave: else there is no way back.
+
+    Only the host has the older types, and only what is small, or a sample, was brought from the child. Raises TrialFailed.
+    """
+    if report.went_down is None and not report.tables_down:
+        return
+    wrong = await asyncio.get_running_loop().run_in_executor(None, _misfit_below, report, old)
+    if wrong:
+        raise TrialFailed(
+            "way_back",
+            f"the way back, tried on a copy, leads to what {old.name} {old.version} cannot take: {wrong}. Correct the step "
+            f"down of {after.version}, or say one_way = true in its module.toml",
+        )
+
+
+def _misfit_below(report: TrialReport, old: Implementation) -> str:
+    """What does not fit the version in service of what came down; empty if all does."""
+    if report.went_down is not None:
+        try:
+            old.blueprint.codec.decode(report.went_down)
+        except StateInvalid as error:
+            return f"the state: {error.__cause__}"
+    for image in report.tables_down:
+        type_ = old.blueprint.tables.get(image.name)
+        if type_ is not None and type_.version == image.version:
+            for key, data in records_of(image):
+                try:
+                    type_.decode(data)
+                except msgspec.MsgspecError as error:
+                    return f"Table {image.name}, key {shown(key)}: {error}"
+    return ""
 
 
 def _lowest(steps: Collection[tuple[int, int]], start: int, end: int) -> int:

@@ -82,7 +82,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `migration_s` is the migration as the switch would do it. `lost` are the fields that a way back would lose, None
     if there was none to try. `first_state` is what `initial_state()` gave, as msgpack, on a first start. `went_down` and
-    `tables_down` are the state and the records after the steps down of `back_to` and `tables_back_to`.
+    `tables_down` are the state and the records after the steps down of `back_to` and `tables_back_to`; of a release that
+    comes up, after its steps down to what it came from, where that is not what they were.
     """
 
     failed: str | None = None

@@ -68,6 +68,32 @@ def taken_down(
     )
 
 
+def changed_below(
+    implementation: Implementation, tables: ModuleTables, images: Sequence[TableImage]
+) -> tuple[TableImage, ...]:
+    """Of each image that went up, the records that are not what they were once the steps have taken them down again.
+
+    Raises StateInvalid if a step raises.
+    """
+    found = []
+    for image in images:
+        live = tables.live.get(image.name)
+        if live is None or image.version >= live.version:
+            continue
+        before = dict(records_of(image))
+        mine = [(key, msgspec.Raw(data)) for key, data in _records(tables, live.type) if key in before]
+        upper = TableImage(image.name, live.version, (msgspec.msgpack.encode(mine),))
+        lower = _lower(implementation, upper, image.version)
+        changed = [
+            (key, msgspec.Raw(data))
+            for key, data in (records_of(lower) if lower is not None else ())
+            if data != before[key]
+        ]
+        if changed:
+            found.append(TableImage(image.name, image.version, (msgspec.msgpack.encode(changed),)))
+    return tuple(found)
+
+
 def _lower(implementation: Implementation, image: TableImage, version: int) -> TableImage | None:
     if version >= image.version:
         return image

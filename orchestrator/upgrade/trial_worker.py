@@ -31,7 +31,13 @@ from orchestrator.upgrade.emits import scan_folder
 from orchestrator.upgrade.trial_clock import timed
 from orchestrator.upgrade.trial_confinement import confine, watch_faults
 from orchestrator.upgrade.trial_protocol import CALLS, LOADING, Rehearsal, Report, Request, limit_name
-from orchestrator.upgrade.trial_tables import lost_below, lost_in_tables, rehearse_tables, taken_down
+from orchestrator.upgrade.trial_tables import (
+    changed_below,
+    lost_below,
+    lost_in_tables,
+    rehearse_tables,
+    taken_down,
+)
 
 EXIT_SPEECHLESS = 71
 WALKED_BYTES_MAX = 256 * 1024
@@ -177,7 +183,24 @@ class _Worker:
         if rehearsal.way_back and rehearsal.state_version < blueprint.state_version:
             self.step("way_back")
             self._lost = self._lost_going_back(implementation, rehearsal, state, rehearsal.state_version)
+            self._went_down = self._below(implementation, rehearsal, state)
         return state
+
+    def _below(self, implementation: Implementation, rehearsal: Rehearsal, state: Any) -> bytes | None:
+        """What its steps make of the state going down again: whoever has the older type sees whether it fits. None: nothing new.
+
+        Of a large state, what they make of the one that the release would start with.
+        """
+        blueprint = implementation.blueprint
+        try:
+            down = find_chain(blueprint.steps, blueprint.state_version, rehearsal.state_version)
+        except MigrationMissing:
+            return None  # the plan knows the steps of both versions, and has judged
+        large = len(rehearsal.state or b"") > WALKED_BYTES_MAX
+        lower = PLAIN_STATE.encode(
+            migrate(implementation.first_state() if large else state, down, PLAIN_STATE)
+        )
+        return lower if lower != rehearsal.state and len(lower) <= 2 * WALKED_BYTES_MAX else None
 
     def _copying_s(self, codec: StateCodec, state: bytes, rehearsal: Rehearsal) -> float | None:
         """How long the switch would take to copy a state that no step changes; None: it hands it on as it is."""
@@ -211,6 +234,7 @@ class _Worker:
             lost = lost_in_tables(implementation, tables, rehearsal.tables)
             if lost is not None:
                 self._lost = (*(self._lost or ()), *lost)
+                self._tables_down = changed_below(implementation, tables, rehearsal.tables)
         return tables
 
     def _lost_going_back(
