@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,6 +172,22 @@ def test_packages_of_one_commit_are_one_group_and_of_two_commits_two() -> None:
     assert both.ready[0].keys == (("counter", "c2"), ("rib", "c2"))
     apart = plan([candidate("counter/v1.1.0", "c2"), candidate("rib/v1.1.0", "c3")], [])
     assert len(apart.ready) == 2
+
+
+def test_without_a_composition_what_keeps_its_release_goes_alone() -> None:
+    """One that could not come back kept the others of its commit as the composition before had them, for ever."""
+    table = [entry(name, "1.0.0", "c1") for name in ("counter", "rib")]
+    table[0] = msgspec.structs.replace(table[0], enabled=False)
+    table[1] = msgspec.structs.replace(table[1], config={"size": 2})
+    asked = [candidate(f"{name}/v1.0.0", "c1") for name in ("counter", "log", "rib")]
+    apart = plan(asked, table)
+    assert [(g.keys, [c.name for c in g.changes]) for g in apart.ready] == [
+        ((), ["counter"]),
+        ((("log", "c1"),), ["log"]),
+        ((), ["rib"]),
+    ]
+    composed = plan(asked, table, app_ref=ref("app/v1.0.0", "c9"))
+    assert [[c.name for c in g.changes] for g in composed.ready] == [["counter", "log", "rib"]]
 
 
 def test_one_bad_release_refuses_its_whole_group_and_no_other() -> None:

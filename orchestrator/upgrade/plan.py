@@ -146,7 +146,7 @@ def _grouped(
 ) -> list[Group]:
     """One group per command and one per commit, in the same order in every run."""
     commanded: list[Group] = []
-    by_commit: dict[str, list[Change]] = {}
+    by_commit: dict[tuple[str, str], list[Change]] = {}
     for change in changes:
         asked = tuple(override for override in overrides if explains(override, change))
         mine, rest = apart(change, asked) if asked else (None, change)
@@ -154,13 +154,13 @@ def _grouped(
             tags = tuple(dict.fromkeys(override.command for override in asked))
             commanded.append(Group((), tags, (mine,), overrides=asked))
         if rest is not None:
-            by_commit.setdefault(_commit_of(rest, app_ref), []).append(rest)
+            by_commit.setdefault(_together_by(rest, app_ref), []).append(rest)
     commanded = _joined_where(commanded, lambda a, b: bool(set(a.overrides) & set(b.overrides)))
     return [*commanded, *_of_commits(by_commit, table, app_ref)]
 
 
 def _of_commits(
-    by_commit: Mapping[str, list[Change]], table: Mapping[str, Entry], app_ref: TagRef | None
+    by_commit: Mapping[tuple[str, str], list[Change]], table: Mapping[str, Entry], app_ref: TagRef | None
 ) -> list[Group]:
     serving = {(entry.package, entry.commit_id) for entry in table.values()}
     groups = []
@@ -216,6 +216,16 @@ def _by_composition(change: Change) -> bool:
     if before is None or after is None:
         return True
     return _composed(before) != _composed(after)
+
+
+def _together_by(change: Change, app_ref: TagRef | None) -> tuple[str, str]:
+    """What makes changes one transaction: the commit that asks for them.
+
+    Without a composition none asks for one that keeps its release, and each is by itself: one that cannot be done, and that
+    nobody could be blamed for, would keep the others from it for ever.
+    """
+    alone = app_ref is None and _only_composed(change)
+    return _commit_of(change, app_ref), change.name if alone else ""
 
 
 def _commit_of(change: Change, app_ref: TagRef | None) -> str:
