@@ -144,6 +144,20 @@ def test_help_shows_every_command_in_its_panel(capsys: pytest.CaptureFixture[str
         assert "Usage: livetag" in capsys.readouterr().out
 
 
+def test_a_command_starts_without_the_heavy_libraries(host: Host) -> None:
+    """Each start of a host begins as a command, too."""
+    host.says("ask", 3)
+    heavy = {"asyncio", "git", "loguru", "pydantic", "watchdog"}
+    code = (
+        "import sys; from orchestrator.control.cli.app import execute; "
+        "code = execute(['ask', 'counter', 'tick', 'by:=2', '--timeout', '0.5']); print(code, *sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    answer, code, *loaded = shown.stdout.split()
+    assert (answer, code) == ("3", "0")
+    assert not set(loaded) & heavy
+
+
 def test_a_command_that_does_not_exist_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["deplyo"]) == 2
     assert execute(["deploy"]) == 2
