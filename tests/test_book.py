@@ -17,10 +17,10 @@ from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.errors import JournalFailed
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import write_lines
+from orchestrator.upgrade.noted import AFTER_DEATHS, IN_PROBATION
 from orchestrator.upgrade.records import (
     Change,
     Committed,
-    Confirmed,
     Entry,
     Fact,
     Planned,
@@ -30,7 +30,8 @@ from orchestrator.upgrade.records import (
 )
 
 
-def test_the_history_of_a_transaction_stays_the_same_when_it_is_put_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["ann", IN_PROBATION])
+def test_the_history_of_a_transaction_stays_the_same_when_it_is_put_back(tmp_path: Path, who: str) -> None:
     """The commits of the history are derived from it: another text would give them, and all above, other ids."""
     one, two = (Entry("a", "a", v, f"a/v{v}", v, v, v) for v in ("1.0.0", "1.1.0"))
 
@@ -42,14 +43,19 @@ def test_the_history_of_a_transaction_stays_the_same_when_it_is_put_back(tmp_pat
             for fact in [*there, Committed(1, 1.0, 0)]:
                 await book.write(fact)
             before, _ = book.history()
-            back = Planned(2, (Change("a", two, one),), "tags", "ann", reverts=1)
-            for fact in (Confirmed(1, ""), back, Prepared(2), Committed(2, 1.0, 0)):
+            back = Planned(2, (Change("a", two, one),), "tags", who, reverts=1)
+            for fact in (back, Prepared(2), Committed(2, 1.0, 0)):
                 await book.write(fact)
             after, _ = book.history()
-            assert book.ledger.transactions[1].outcome == "reverted"
+            forth = Planned(3, (Change("a", one, two),), "", AFTER_DEATHS, reverts=2)
+            for fact in (forth, Prepared(3), Committed(3, 1.0, 0)):
+                await book.write(fact)
+            at_last, _ = book.history()
+            assert [book.ledger.transactions[txn].outcome for txn in (1, 2)] == ["reverted"] * 2
             assert before is not None
             assert after is not None
-            assert after[:1] == before
+            assert at_last is not None
+            assert (after[:1], at_last[:2]) == (before, after)
         finally:
             await asyncio.to_thread(journal.close)
 

@@ -190,6 +190,7 @@ def _entry(view: TransactionView) -> DeploymentEntry:
 
 
 def _outcome(view: TransactionView) -> str:
-    if view.who == IN_PROBATION and view.outcome == "committed":
+    decided = "committed" if view.outcome == "reverted" else view.outcome or ""
+    if view.who == IN_PROBATION and decided == "committed":
         return "reverted"  # what it says of itself: it is the way back of what did not pass
-    return "committed" if view.outcome == "reverted" else view.outcome or ""
+    return decided
