@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import typer
 
-from orchestrator.control.cli.app import execute
+from orchestrator.control.cli.app import FILES, build, execute
 from orchestrator.control.cli.body import parse_body
 from orchestrator.control.cli.failures import Usage
 from orchestrator.control.cli.screen import duration
@@ -144,13 +145,31 @@ def test_help_shows_every_command_in_its_panel(capsys: pytest.CaptureFixture[str
         assert "Usage: livetag" in capsys.readouterr().out
 
 
-def test_a_command_starts_without_the_heavy_libraries(host: Host) -> None:
+def test_each_command_is_found_without_the_files_of_the_others() -> None:
+    names = [name for commands in FILES.values() for name in commands]
+    assert sorted(names) == sorted(names_in(build())) == sorted(names_in(build("no-such-command")))
+    for commands in FILES.values():
+        for name in commands:
+            assert sorted(names_in(build(name))) == sorted(commands)
+
+
+def names_in(app: typer.Typer) -> list[str]:
+    return list(typer.main.get_group(app).commands)
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ("ask counter tick by:=2", {"asyncio", "git", "loguru", "pydantic", "watchdog"}),
+        ("status --json", {"asyncio", "git", "loguru", "pydantic", "watchdog", "rich"}),
+    ],
+)
+def test_a_command_starts_without_the_heavy_libraries(host: Host, command: str, heavy: set[str]) -> None:
     """Each start of a host begins as a command, too."""
-    host.says("ask", 3)
-    heavy = {"asyncio", "git", "loguru", "pydantic", "watchdog"}
+    host.says(command.split(maxsplit=1)[0], 3)
     code = (
         "import sys; from orchestrator.control.cli.app import execute; "
-        "code = execute(['ask', 'counter', 'tick', 'by:=2', '--timeout', '0.5']); print(code, *sys.modules)"
+        f"code = execute({command.split()}); print(code, *sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     answer, code, *loaded = shown.stdout.split()

@@ -3,32 +3,38 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.control.cli import (
-    check,
-    deploy,
-    doctor,
-    host,
-    interface,
-    messages,
-    naming,
-    plan,
-    reconfigure,
-    rollback,
-    selftest,
-    shell,
-)
 from orchestrator.control.cli.failures import DONE, INTERRUPTED, exit_code
 from orchestrator.control.cli.screen import note, say
 
+FILES: Mapping[str, tuple[str, ...]] = {
+    "host": ("init", "run", "restart", "status", "demo"),
+    "check": ("check",),
+    "doctor": ("doctor",),
+    "selftest": ("selftest",),
+    "plan": ("plan",),
+    "deploy": ("deploy", "retry", "confirm", "history"),
+    "rollback": ("rollback",),
+    "reconfigure": ("load", "unload", "enable", "disable", "swap", "bind", "unbind", "hold", "unhold"),
+    "messages": ("state", "send", "ask", "publish", "dead-letters"),
+    "naming": ("names", "topics"),
+    "interface": ("interface",),
+    "shell": ("shell",),
+}
+"""File of this folder → the commands that it registers, in the order of the help."""
 
-def build() -> typer.Typer:
-    """Return the command line with all its commands, in the order of its help."""
+
+def build(command: str | None = None) -> typer.Typer:
+    """Return the command line with all its commands, or with those of the file that has `command`.
+
+    To import all files and read all their parameters takes longer than most commands, and a host starts as one.
+    """
     app = typer.Typer(
         name="livetag",
         help="Push a tag, and it is live: upgrade the modules of a running Python service.",
@@ -40,18 +46,9 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_global)
-    host.register(app)
-    check.register(app)
-    doctor.register(app)
-    selftest.register(app)
-    plan.register(app)
-    deploy.register(app)
-    rollback.register(app)
-    reconfigure.register(app)
-    messages.register(app)
-    naming.register(app)
-    interface.register(app)
-    shell.register(app)
+    asked = [file for file, commands in FILES.items() if command in commands]
+    for file in asked or FILES:
+        import_module(f"orchestrator.control.cli.{file}").register(app)
     return app
 
 
@@ -87,7 +84,7 @@ def execute(arguments: Sequence[str]) -> int:
                 errors="backslashreplace"
             )  # a terminal that knows only ASCII still gets its answer
     try:
-        build()(list(arguments), prog_name="livetag")
+        build(arguments[0] if arguments else None)(list(arguments), prog_name="livetag")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else DONE if end.code is None else 1
     except KeyboardInterrupt:

@@ -6,19 +6,20 @@ import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from orchestrator.control.printable import printable, printable_lines
+
+if TYPE_CHECKING:  # rich is 15 ms of a start, and a host that starts, or an answer in JSON, has no use for it
+    from rich.console import Console
 
 PIPE_WIDTH = 2000  # a table in a pipe is for grep, one row a line: rich would fold it at 80
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """Return a console for stdout or stderr as they are now; text goes through as it is, without markup."""
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
@@ -31,11 +32,15 @@ def hanging(text: object) -> str:
 
 def say(text: object, style: str = "") -> None:
     """Print one fact on stdout."""
+    from rich.text import Text
+
     console().print(Text(hanging(text), style=style), soft_wrap=True)
 
 
 def say_hanging(head: str, text: object, style: str = "") -> None:
     """Print `text` behind `head`; on a terminal its further lines stand below its first one."""
+    from rich.text import Text
+
     out = console()
     shown = printable(text)
     width = max(20, out.width - len(head))
@@ -47,16 +52,22 @@ def say_hanging(head: str, text: object, style: str = "") -> None:
 
 def say_paste(source: str) -> None:
     """Print source that can be pasted, below a fact, with its own indentation behind ours."""
+    from rich.text import Text
+
     console().print(Text(textwrap.indent(printable_lines(source), " " * 8)), soft_wrap=True)
 
 
 def note(text: object, style: str = "dim") -> None:
     """Print progress on stderr, so that stdout stays what was asked for."""
+    from rich.text import Text
+
     console(stderr=True).print(Text(hanging(text), style=style), soft_wrap=True)
 
 
 def complain(text: object) -> None:
     """Print the reason of a failure on stderr."""
+    from rich.text import Text
+
     console(stderr=True).print(Text.assemble(("error: ", "bold red"), hanging(text)), soft_wrap=True)
 
 
@@ -67,12 +78,18 @@ def print_json(value: object) -> None:
 
 def show_value(value: object) -> None:
     """Print a reply or a state for people: a text as it is, anything else as JSON."""
+    from rich.text import Text
+
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     console().print(Text(printable_lines(text)), soft_wrap=True)
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table of plain cells; None is an empty cell."""
+    from rich import box
+    from rich.table import Column, Table
+    from rich.text import Text
+
     table = Table(
         *(Column(Text(printable(heading))) for heading in headings),
         box=box.SIMPLE_HEAD,
