@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -40,3 +42,39 @@ def test_of_two_of_one_name_the_one_that_is_imported_counts(
     (tmp_path / "MsgSpec-99.0.dist-info").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert host_environment().distributions["msgspec"] == "99.0"
+
+
+def test_distributions_that_are_not_in_folders_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_folders = host_environment()
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr(
+            "zipped-4.5.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 4.5\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path / "more.zip")
+    found = host_environment().distributions
+    assert found == {"zipped": "4.5", **in_folders.distributions}
+
+
+def test_a_finder_of_distributions_that_somebody_has_put_in_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(metadata.Distribution):
+        def read_text(self, filename: str) -> str | None:
+            return "Metadata-Version: 2.1\nName: own\nVersion: 6.7\n" if filename == "METADATA" else None
+
+        def locate_file(self, path: object) -> Path:
+            return Path(str(path))
+
+    class Finder(metadata.DistributionFinder):
+        def find_distributions(self, _context: object = None) -> list[metadata.Distribution]:
+            return [Own()]
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert host_environment().distributions["own"] == "6.7"
+
+
+def test_a_host_starts_without_what_reads_metadata() -> None:
+    code = "import sys, orchestrator.control.host as h; h.host_environment(); print(*sys.modules)"
+    root = Path(__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert not set(shown.stdout.split()) & {"email", "importlib.metadata", "pydantic", "rich", "typer"}

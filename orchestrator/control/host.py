@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from importlib import metadata
 
 from loguru import logger
 
@@ -101,6 +100,7 @@ class _Host:
         self._restart = False
         self._exit_code = 0
         self._box = BlackBox(deployment.black_box)
+        self._offers = host_environment()
 
     async def main(self) -> tuple[int, bool]:
         """Start, serve, stop; returns the exit code, and whether to start again."""
@@ -117,7 +117,8 @@ class _Host:
 
     async def _serve(self, book: Book) -> None:
         self._check_without(book)
-        close_the_past(book, _version(), self._box.last(), self._box.run)
+        # A checkout that was never installed has no version.
+        close_the_past(book, self._offers.distributions.get("livetag", "0"), self._box.last(), self._box.run)
         row = crash_row(book.ledger, self._config.host.settle_s, host_runs=True)
         if row is not None:
             logger.error("{}. {}", row.what, row.todo)
@@ -157,7 +158,7 @@ class _Host:
         prereleases = self._config.host.prereleases
         strict = self._config.policy.mode == "strict"
         gate = Gate(self._deployment.path, prereleases=prereleases) if strict else None
-        planner = Planner(app, repository, host_environment(), prereleases=prereleases, gate=gate)
+        planner = Planner(app, repository, self._offers, prereleases=prereleases, gate=gate)
         upgrader = Upgrader(
             app,
             repository,
@@ -309,10 +310,3 @@ def _not_loaded(app: Application, book: Book) -> tuple[str, ...]:
 
 def _describer(limits: TrialSection) -> Describe:
     return lambda path, package, manifest: describe(path, package, manifest, limits)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("livetag")
-    except metadata.PackageNotFoundError:  # a checkout that was never installed
-        return "0"
