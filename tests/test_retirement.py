@@ -18,7 +18,9 @@ from types import CellType, ModuleType
 from typing import Any, TypedDict
 
 import pytest
+from loguru import logger
 
+from orchestrator.runtime import collecting
 from orchestrator.runtime.collecting import no_collection
 from orchestrator.runtime.holders import exit_callbacks
 from orchestrator.runtime.state import StateCodec
@@ -452,3 +454,8 @@ def _let_go(library: Any) -> None:
 
 def _exits() -> list[Callable[..., object]]:
     return [c for c in exit_callbacks() if getattr(c, "__name__", "") == "later"]  # type: ignore[misc]
+
+
+def test_the_log_that_no_walk_from_a_version_goes_into_is_loguru_s() -> None:
+    core = type(logger._core)  # type: ignore[attr-defined]
+    assert (core.__module__, core.__qualname__) == collecting._LOG

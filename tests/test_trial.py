@@ -92,6 +92,18 @@ def test_a_good_release_is_described(tmp_path: Path) -> None:
     assert set(found["handles"]) == {"tick"}  # type: ignore[call-overload]
 
 
+def test_a_release_has_its_garbage_collected_as_in_the_host(tmp_path: Path) -> None:
+    source = "import gc\nassert gc.isenabled(), 'off'\n" + GOOD
+    assert description_of(staged(tmp_path, source))["entry"] == "counter:Counter"
+
+
+def test_a_child_that_only_describes_does_not_import_what_it_has_no_use_for(tmp_path: Path) -> None:
+    source = (
+        "import sys\nassert not {'loguru', 'git', 'watchdog', 'rich'} & set(sys.modules), 'heavy'\n" + GOOD
+    )
+    assert description_of(staged(tmp_path, source))["entry"] == "counter:Counter"
+
+
 def test_describing_writes_nothing_into_the_staged_folder(tmp_path: Path) -> None:
     staged(tmp_path / "stage", GOOD, core="x = 1\n")
     before = sorted(tmp_path.rglob("*"))

@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from loguru import logger
-
 from orchestrator.runtime.ownership import Owner, namespaces_of_modules
 
 OBJECTS_MAX = 100_000  # a version that is larger is freed by the next collection that Python makes by itself
@@ -31,10 +29,11 @@ _OUTSIDE = (
     asyncio.AbstractEventLoop,
     logging.Manager,
     logging.RootLogger,
-    type(logger._core),  # type: ignore[attr-defined]  # noqa: SLF001  # a bound logger leads to all of the log
 )
 #: The same, of the runtime, by their modules: these import what uses this file.
 _OUR_OUTSIDE = frozenset({"orchestrator.runtime.application", "orchestrator.runtime.proxy"})
+#: A bound logger leads to all of the log. By name: a child that only looks at what a release is does not import it.
+_LOG = ("loguru._logger", "Core")
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -94,7 +93,11 @@ def _is_outside(owner: Owner, thing: object) -> bool:
         kind, (ModuleType, type)
     ):  # of functions any: a wrapper made elsewhere holds one of the version's
         return not owner.owns(thing)
-    return issubclass(kind, _OUTSIDE) or kind.__module__ in _OUR_OUTSIDE
+    return (
+        issubclass(kind, _OUTSIDE)
+        or kind.__module__ in _OUR_OUTSIDE
+        or (kind.__module__, kind.__qualname__) == _LOG
+    )
 
 
 _untrack = ctypes.pythonapi.PyObject_GC_UnTrack

@@ -11,8 +11,6 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loguru import logger
-
 from orchestrator.runtime.errors import ModuleError, Overrun, ResourceAbsent, error_text
 from orchestrator.runtime.guard import was_cancelled
 from orchestrator.runtime.loader import author_line
@@ -91,6 +89,8 @@ class Opening:
             raise ModuleError(f"opening {declared.name!r} raised {error_text(error)} ({where})") from error
         own = own_code_in(value, implementation)
         if own is not None:
+            from loguru import logger  # as in implementation.py
+
             logger.bind(module=implementation.name).warning(
                 "the resource {!r} of {} {} holds code of that version: {}. It outlives the version, so old code goes on "
                 "working in it and stays in memory; build it of the standard library's and the host's objects",
@@ -150,6 +150,8 @@ async def _let_go(held: Iterable[Held], name: str) -> None:
             cut = isinstance(error, asyncio.CancelledError) and was_cancelled()
             if cut or isinstance(error, (GeneratorExit, Overrun)):
                 raise
+            from loguru import logger  # as in implementation.py
+
             logger.bind(module=name).warning(
                 "closing {} of {} raised {}", type(each.value).__name__, name, error_text(error)
             )

@@ -30,7 +30,11 @@ from repo_store.manifest import ModuleManifest, TrialSection
 START_S = 20.0
 """How long an interpreter may take to start on a busy machine, beside the time of the trial itself."""
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from orchestrator.upgrade.trial_child import main; main()"
+# Nothing that is imported is garbage; the worker collects again, before it runs a release.
+_BOOT = (
+    "import gc, json, sys; gc.disable(); sys.path[:] = json.loads(sys.argv[1]); "
+    "from orchestrator.upgrade.trial_child import main; main()"
+)
 _ENDING = msgspec.msgpack.Decoder(Ending)  # trials end in threads, see orchestrator.runtime.first_use
 _FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 

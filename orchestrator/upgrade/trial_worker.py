@@ -6,6 +6,7 @@ prints goes elsewhere, and whatever it does to this process is seen by the keepe
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import os
 import time
@@ -62,6 +63,7 @@ def run(request: Request, answer: int, output: int, faults: int) -> NoReturn:
     worker = _Worker(request, answer)
     me = os.getpid()
     exit_now = os._exit
+    gc.enable()  # the keeper does without
     try:
         confine(request.limits, output)
         watch_faults(faults)
