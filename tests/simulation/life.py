@@ -139,6 +139,7 @@ class Life:
             kept = self.app.keeps(other)
             count: int = await module.ask(other, "total", {}, timeout_s=1.0, returns=int)
             if kept and self.app.keeps(other) and not self.loop.dead:
+                self.watch.put_back.discard(other)
                 self.watch.units.answered(other, count)
 
     def forward(self, module: Counter, name: str, src: int, n: int, unit: Unit) -> None:
@@ -289,7 +290,6 @@ class Life:
         self._running = asyncio.ensure_future(self.upgrader.run())
         self._watching = asyncio.ensure_future(self._watch_probations())
         self.starting, self.serving = False, True
-        self.watch.put_back -= self.app.modules.keys()
         self.upgrader.look()
 
     async def _watch_probations(self) -> None:
@@ -365,6 +365,7 @@ class Life:
                     if not self.loop.dead:
                         self.watch.accepted(src, target, epoch)
                         if kept and self.app.keeps(target):
+                            self.watch.put_back.discard(target)
                             self.watch.units.owed.add(((epoch, src, target), n))
                 await self.clock_sleep(every_s)
                 if self.stopping:

@@ -60,7 +60,7 @@ class Watch:
         self.mirrors: dict[str, Mirror] = {}
         self.saved: dict[str, Mirror] = {}
         self.units = Units(self)
-        self.put_back: set[str] = set()  # by a start that nothing of it has served after, yet
+        self.put_back: set[str] = set()  # by a start, and nothing that came after it is on disk yet
         self.floor: dict[str, int] = {}  # module → the transaction whose version must handle, or a later one
         self.life: Life | None = None
         self.muted = False  # what a killed process would still do while it is taken apart is nothing
@@ -105,6 +105,8 @@ class Watch:
         life = self.life
         if life is None:
             return
+        if life.serving:  # what the start has queued for those that came back is before it
+            self.put_back -= life.app.modules.keys()
         if isinstance(fact, Planned) and not fact.overrides and not life.world.composed:
             gone = [change.name for change in fact.changes if change.after is None]
             if gone and not fact.who.startswith("livetag, "):  # what was added in a probation leaves with it
@@ -112,8 +114,8 @@ class Watch:
         if isinstance(fact, Committed) and life.starting and fact.txn not in life.planned:
             self.fail(f"a start commits transaction {fact.txn}, which was not committed when the host died")
         if isinstance(fact, Committed):
-            names = {change.name for change in self.model.changes[fact.txn]}
-            self.put_back = self.put_back | names if life.starting else self.put_back - names
+            if life.starting:
+                self.put_back |= {change.name for change in self.model.changes[fact.txn]}
             self.units.owed |= life.becoming.pop(fact.txn, set())
         if isinstance(fact, RolledBack) and fact.fault == "release" and fact.txn not in self.model.ways_back:
             changes = self.model.changes[fact.txn]
