@@ -33,7 +33,7 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/stories tests/simulation
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow tests/crash tests/planted tests/security
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow tests --ignore=tests/stories --ignore=tests/simulation --ignore=tests/benchmarks
 
 # Done once, and again when pyproject.toml or PYTHON changes.
 $(READY): pyproject.toml .ci/venv
