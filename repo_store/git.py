@@ -14,12 +14,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from repo_store.batch import Batch
 from repo_store.errors import GitFailed
 from repo_store.starting import Start, directly
+
+if TYPE_CHECKING:  # a tenth of what the hook imports that a pusher waits for
+    from typing_extensions import Self
 
 RUN_TIMEOUT_S = 60.0
 STDERR_SHOWN = 2000
