@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -313,6 +315,22 @@ def test_a_self_test_runs_each_second_and_is_waited_for(tmp_path: Path) -> None:
         assert place.phase(second) is Phase.CONFIRMED
         proxy = place.app.modules["counter"]
         assert (proxy.handled, proxy.dead, len(place.app.letters)) == (25, 0, 0)
+
+    story(tmp_path, tell)
+
+
+def test_what_a_self_test_said_keeps_no_version_that_has_left(tmp_path: Path) -> None:
+    """The next one has no test of its own to say anything in its place, and its probation may last."""
+
+    async def tell(place: Place) -> None:
+        for cls in (First, Tested):
+            await place.deploy(cls)
+        tested = weakref.ref(place.app.modules["counter"].implementation)
+        await place.pass_s(2)
+        await place.deploy(Third)
+        await place.pass_s(2)
+        gc.collect()
+        assert tested() is None, gc.get_referrers(tested())
 
     story(tmp_path, tell)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -22,7 +23,8 @@ class SelfTesting:
     def __init__(self, app: Application) -> None:
         self._app = app
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._said: dict[str, tuple[Implementation, str]] = {}
+        # Weakly: the next version may have no test, and then its probation would keep this one loaded.
+        self._said: dict[str, tuple[weakref.ref[Implementation], str]] = {}
 
     def look(self, proxy: ModuleProxy) -> tuple[str, bool]:
         """What the last test of the version in service says against it, and whether it has not had one yet.
@@ -35,8 +37,8 @@ class SelfTesting:
         task = self._running.get(proxy.name)
         if task is None or task.done():
             self._running[proxy.name] = asyncio.ensure_future(self._test(proxy, implementation))
-        of, said = self._said.get(proxy.name, (None, ""))
-        return (said, False) if of is implementation else ("", True)
+        last = self._said.get(proxy.name)
+        return (last[1], False) if last is not None and last[0]() is implementation else ("", True)
 
     def keep_only(self, names: Collection[str]) -> None:
         """Forget what is no longer watched."""
@@ -56,7 +58,7 @@ class SelfTesting:
 
         said = await proxy.pump.tests.said(test)
         if said is not None:
-            self._said[proxy.name] = (implementation, said)
+            self._said[proxy.name] = (weakref.ref(implementation), said)
 
     async def _said_by(self, implementation: Implementation, seconds: float) -> str:
         try:
