@@ -311,6 +311,19 @@ def test_a_command_loads_nothing_that_could_not_come_back(newer: str) -> None:
     assert len(found.held) == bool(newer)
 
 
+def test_a_command_takes_a_name_from_what_could_not_come_back() -> None:
+    """It was refused for what is so of that module."""
+    app = AppManifest(modules={"counter": ModuleSpec(also=("front",)), "rib": ModuleSpec()})
+    table = altered(TABLE, "counter", also=("front",))
+    bind = override("bind", "rib", "front")
+    found = planned(laid(bind, app=app, table=table), table, failed={"counter"})
+    assert [(c.name, c.after and c.after.also) for c in found.unchanged] == [("counter", ())]
+    assert [[(c.name, c.after and c.after.also) for c in g.changes] for g in found.ready] == [
+        [("rib", ("front",))]
+    ]
+    assert found.waiting == ()
+
+
 def test_what_could_not_come_back_can_be_swapped() -> None:
     found = planned(laid(override("swap", value="1.0.0")), failed={"counter"})
     assert [g.tags for g in found.ready] == [("livetag swap counter 1.0.0",)]

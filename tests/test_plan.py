@@ -77,7 +77,7 @@ def plan(candidates: list[Candidate], table: list[Entry], **more: Any) -> Plan:
         {e.name: e for e in table},
         app_ref=more.get("app_ref"),
         say=more.get("say") or Say(_leaving(candidates, table) if "app_ref" in more else ()),
-        live=more.get("live", {}),
+        live={e.name: Live() for e in table} if "live" not in more else more["live"],
         environment=HERE,
         together=more.get("together", ()),
     )
@@ -188,6 +188,57 @@ def test_without_a_composition_what_keeps_its_release_goes_alone() -> None:
     ]
     composed = plan(asked, table, app_ref=ref("app/v1.0.0", "c9"))
     assert [[c.name for c in g.changes] for g in composed.ready] == [["counter", "log", "rib"]]
+
+
+def test_what_is_not_loaded_changes_its_row_alone_and_keeps_nothing_from_going() -> None:
+    """It was loaded for that: the failure was held against the composition, and a death in it against nobody."""
+    table = [entry(name, "1.0.0", "c1") for name in ("counter", "rib")]
+    table[0] = msgspec.structs.replace(table[0], enabled=False, also=("front",))
+    asked = [candidate(f"{name}/v1.0.0", "c1") for name in ("counter", "rib")]
+    asked[0] = replace(asked[0], problem=Problem("it cannot be staged", "release"))
+    asked[1] = replace(asked[1], wish=replace(asked[1].wish, also=("front",)))
+    found = plan(asked, table, app_ref=ref("app/v1.0.0", "c9"), live={"rib": Live()})
+    assert [c.after for c in found.unchanged] == [entry("counter", "1.0.0", "c1")]
+    assert [(g.keys, [c.name for c in g.changes]) for g in found.ready] == [((("app", "c9"),), ["rib"])]
+    assert (found.refused, found.waiting) == ((), ())
+
+
+def test_a_release_that_is_not_loaded_and_cannot_be_staged_changes_no_row() -> None:
+    """It would be recorded anew in each look, and no look would end."""
+    asked = replace(candidate("counter/v1.0.0", "c1"), problem=Problem("it cannot be staged", "release"))
+    found = plan([asked], [entry("counter", "1.0.0", "c1")], app_ref=ref("app/v1.0.0", "c9"), live={})
+    assert ([g.keys for g in found.refused], found.unchanged) == ([()], ())
+
+
+def test_a_change_of_config_or_code_loads_what_could_not_come_back() -> None:
+    """With another config it may come into service."""
+    asked = candidate("counter/v1.0.0", "c1")
+    asked = replace(asked, wish=replace(asked.wish, config={"port": 2}))
+    found = plan([asked], [entry("counter", "1.0.0", "c1")], app_ref=ref("app/v1.0.0", "c9"), live={})
+    assert ([g.keys for g in found.ready], found.unchanged) == ([(("app", "c9"),)], ())
+
+
+def test_a_row_gets_no_name_that_another_one_still_has() -> None:
+    """Two rows of one name would end each start of the host."""
+
+    def bound(name: str, *also: str) -> Candidate:
+        found = candidate(f"{name}/v1.0.0", "c1")
+        return replace(found, wish=replace(found.wish, also=also))
+
+    def row(name: str, *also: str) -> Entry:
+        return msgspec.structs.replace(entry(name, "1.0.0", "c1"), also=also)
+
+    at, counter = ref("app/v1.0.0", "c9"), bound("counter", "front")
+    table = [row("counter"), row("rib", "front")]
+    first = plan([counter, bound("rib")], table, app_ref=at, live={"rib": Live()})
+    assert (len(first.ready), first.unchanged) == (1, ())  # rib gives it away first
+    then = plan([counter, bound("rib")], [table[0], row("rib")], app_ref=at, live={"rib": Live()})
+    assert [c.name for c in then.unchanged] == ["counter"]
+    both = plan([counter, bound("rib")], table, app_ref=at, live={})
+    assert [c.name for c in both.unchanged] == ["counter", "rib"]
+    chain = [counter, bound("rib", "back"), bound("log")]
+    later = plan(chain, [*table, row("log", "back")], app_ref=at, live={"log": Live()})
+    assert later.unchanged == ()  # rib waits for log, so counter for rib
 
 
 def test_one_bad_release_refuses_its_whole_group_and_no_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +54,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The groups that can go, that wait, that fail as they are, that a person holds; rows that only change their tag."""
+    """The groups that can go, that wait, that fail as they are, that a person holds; rows that change, and nothing else does."""
 
     ready: tuple[Group, ...] = ()
     waiting: tuple[Group, ...] = ()
@@ -86,7 +87,9 @@ def make_plan(
 
     `together` are sets of tags which are one transaction each, whatever their commits (a rollback of one).
     """
-    changes, renamed = _changes(candidates, table, say.leaving)
+    found, renamed = _changes(candidates, table, say.leaving)
+    out = [change for change in found if _of_the_row_alone(change, live, say)]
+    changes = [change for change in found if change not in out]
     grouped = joined(_exchanging(_grouped(changes, table, app_ref, say.overrides)), together)
     checked = [_checked(group, candidates, live, environment) for group in grouped]
     groups = [replace(group, held=_held(group, say)) for group in checked]
@@ -97,7 +100,8 @@ def make_plan(
     unread = [_with(group, resulting) for group in going if group.refused is None and group.waits]
     readable = [group for group in going if group.refused is None and not group.waits]
     ready, waiting = _settle(readable, resulting)
-    return Plan(tuple(ready), (*unread, *waiting), tuple(refused), tuple(renamed), tuple(held))
+    unchanged = (*renamed, *_without_names_of_others(out, table))
+    return Plan(tuple(ready), (*unread, *waiting), tuple(refused), unchanged, tuple(held))
 
 
 def _held(group: Group, say: Say) -> str:
@@ -126,6 +130,32 @@ def _changes(
             renamed.append(Change(name, before, after))
     changes += [Change(name, entry, None) for name, entry in sorted(table.items()) if name in leaving]
     return changes, renamed
+
+
+def _of_the_row_alone(change: Change, live: Container[str], say: Say) -> bool:
+    """Whether it changes nothing but the row of a module that is not loaded: its names, or whether it is to be in service.
+
+    To load its release for that is to try once more what could not come back, or has ended the host. The failure would be
+    held against the composition, which may be in force, and a death against nobody, as the change brings no code. What a
+    person says of it is refused, and answered, as a command.
+    """
+    before, after = change.before, change.after
+    if before is None or after is None or change.brings_code or change.name in live:
+        return False
+    if _same_service(before, after):  # its release cannot be staged: that is said, and changes no row
+        return False
+    return not any(o.module == change.name and explains(o, change) for o in say.overrides)
+
+
+def _without_names_of_others(changes: Sequence[Change], table: Mapping[str, Entry]) -> list[Change]:
+    """The changes of rows, without those that take a name which another row has until its own change is done.
+
+    Two rows of one name would end each start of the host.
+    """
+    rows = {**table, **{change.name: change.after for change in changes if change.after is not None}}
+    owners = Counter(name for row in rows.values() for name in {row.name, *row.also})
+    free = [c for c in changes if c.after is not None and all(owners[also] == 1 for also in c.after.also)]
+    return free if len(free) == len(changes) else _without_names_of_others(free, table)
 
 
 def _same_service(before: Entry, after: Entry) -> bool:

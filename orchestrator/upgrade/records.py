@@ -136,7 +136,10 @@ class Degraded(_Fact, frozen=True, tag=True):
 
 
 class Unchanged(_Fact, frozen=True, tag=True):
-    """A deploy of what is in service already (tree, config, names): rows are renamed, nothing moves."""
+    """A deploy of what is in service already (tree, config, names): rows are renamed, nothing moves.
+
+    So do the names of a module that is not loaded, and whether it is to be in service.
+    """
 
     txn: int
     changes: tuple[Change, ...]

@@ -238,13 +238,15 @@ class Upgrader(Lookout):
     # -- what a look can lead to -------------------------------------------------------------------------------
 
     async def _rename(self, changes: Sequence[Change]) -> None:
-        """The tags select what is in service already: recorded, not swapped."""
+        """The tags select what is in service already, or is not loaded: recorded, not swapped."""
         txn = self.book.ledger.next_txn
         await self.book.write(Unchanged(txn, tuple(changes), "tags", "refs"))
-        tags = tuple(c.after.tag for c in changes if c.after is not None)
-        self.progress.tell(
-            Event(tags, "unchanged", "in service already: the same tree, config and names", txn)
-        )
+        said: dict[str, list[str]] = {}
+        for change in changes:
+            if change.after is not None:
+                said.setdefault(words.row_text(change), []).append(change.after.tag)
+        for text, tags in said.items():
+            self.progress.tell(Event(tuple(tags), "unchanged", text, txn))
 
     async def _refuse(self, group: Group, problem: Problem) -> None:
         """A release that cannot even be loaded: recorded as a transaction that never began to switch."""

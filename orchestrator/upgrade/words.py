@@ -74,6 +74,13 @@ def change_text(change: Change) -> str:
     return f"{release_name(change.after)} {altered(change) or 'as it was'}"
 
 
+def row_text(change: Change) -> str:
+    """A change of the table with which nothing is swapped: of a module in service already, or of one that is not loaded."""
+    if not altered(change):
+        return "in service already: the same tree, config and names"
+    return f"{change_text(change)}, in the release table alone: it could not come back, and is not loaded for that"
+
+
 def altered(change: Change) -> str:
     """What became of a module beside its version: `disabled and bound to total`; empty if nothing, or it comes or goes."""
     before, after = change.before, change.after
