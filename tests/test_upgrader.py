@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +474,32 @@ def test_what_is_quarantined_while_the_plan_is_made_does_not_go_live(tmp_path: P
             await scene.look()
             assert scene.book.ledger.table["a"].version == "1.0.0"
             assert list(scene.book.ledger.transactions) == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_no_code_serves_as_another_release_whatever_the_plan_says(tmp_path: Path, staged: bool) -> None:
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            keep, before = scene.repository.keep, scene.upgrader.outlook.candidates["a"]
+
+            async def keep_while_the_plan_goes_wrong(commit_ids: Collection[str]) -> None:
+                await keep(commit_ids)
+                candidates = scene.upgrader.outlook.candidates
+                assert isinstance(candidates, dict)
+                wish = replace(candidates["a"].wish, ref=before.wish.ref)
+                candidates["a"] = replace(candidates["a"], wish=wish) if staged else before
+
+            scene.repository.keep = keep_while_the_plan_goes_wrong  # type: ignore[method-assign]
+            scene.release("a/v1.1.0", modules=["a"], toml='description = "another"\n')
+            await scene.look()
+            assert scene.book.ledger.table["a"].version == "1.0.0"
+            assert scene.book.ledger.transactions[2].reason == "a: a/v1.1.0 is not what is staged for it"
 
     asyncio.run(story())
 

@@ -19,11 +19,11 @@ from orchestrator.upgrade.agreement import Agreement
 from orchestrator.upgrade.announcements import announcements
 from orchestrator.upgrade.asked import Asked
 from orchestrator.upgrade.book import Book
-from orchestrator.upgrade.candidate import Problem
+from orchestrator.upgrade.candidate import Problem, candidate_of
 from orchestrator.upgrade.causes import Cause, Causes
 from orchestrator.upgrade.chronicle import Chronicle
 from orchestrator.upgrade.damage import damage
-from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError
+from orchestrator.upgrade.errors import Fault, Overtaken, UpgradeError, VoteRefused
 from orchestrator.upgrade.incoming import Incoming, KeptState
 from orchestrator.upgrade.leaving import way_down
 from orchestrator.upgrade.ledger import Ledger
@@ -320,9 +320,12 @@ class Upgrader(Lookout):
         return way_down(self.app, self.repository, change, description, trial=self._trial, bring=self._bring)
 
     def _incoming(self, change: Change) -> Incoming | None:
-        candidate = self.outlook.candidates.get(change.name)
-        if change.after is None or candidate is None or candidate.folder is None:
+        if change.after is None:
             return None
+        candidate = candidate_of(change, self.outlook.candidates)
+        if candidate is None or candidate.folder is None:
+            # No code serves as another release, nor an old one as the new, even if the plan is wrong.
+            raise VoteRefused(f"{change.name}: {change.after.tag} is not what is staged for it")
         incoming = self.bring_in(candidate.folder, change.after, candidate.manifest)
         return replace(incoming, unshadowed=why_not(change, self.book.ledger, host=self._shadows))
 
