@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.upgrade import trial_clock
 from orchestrator.upgrade.trial_clock import RUNS_MAX, RUNS_S, timed
 
 
@@ -49,6 +50,19 @@ def test_what_takes_very_long_is_not_run_again() -> None:
     work, runs = taking(RUNS_S + 0.1)
     timed(work, enough_s=0.01)
     assert len(runs) == 1
+
+
+def test_a_queue_before_and_after_the_work_does_not_make_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration that takes 0 s was said not to have been tried."""
+    queued_s = iter((0.05, 0.1))
+
+    def stand_in_the_queue() -> float:
+        time.sleep(0.05)
+        return next(queued_s)
+
+    monkeypatch.setattr(trial_clock, "_queued_s", stand_in_the_queue)
+    work, _ = taking(0.02)
+    assert timed(work, enough_s=0.5)[1] >= 0.02
 
 
 @contextmanager

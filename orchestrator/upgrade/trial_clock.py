@@ -35,10 +35,11 @@ def timed(work: Callable[[], T], enough_s: float) -> tuple[T, float]:
 
 def _once(work: Callable[[], T]) -> tuple[T, float]:
     with no_collection():  # as in the switch
-        queued, began = _queued_s(), perf_counter()
+        # In this order: it may stand in the queue between two clocks, too, and no more is to be taken off than was counted.
+        began, queued = perf_counter(), _queued_s()
         result = work()
-        took_s = perf_counter() - began
-        return result, max(0.0, took_s - (_queued_s() - queued))
+        in_queue_s = _queued_s() - queued
+        return result, perf_counter() - began - in_queue_s
 
 
 def _queued_s() -> float:
