@@ -4,6 +4,7 @@ import asyncio
 import errno
 import itertools
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loguru import logger
 
 from orchestrator.runtime.durability import Write
 from orchestrator.upgrade.errors import JournalCorrupt, JournalFailed
@@ -452,14 +454,28 @@ class FailsOnce(SqliteFile):
         super().write(lines, head, writes)
 
 
-def test_a_write_that_failed_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_write_that_failed_is_not_tried_again_and_the_log_has_it_once(tmp_path: Path) -> None:
+    """Whoever met it may have been a command, which tells nobody who reads the log."""
     file = FailsOnce(tmp_path / "journal.db")
     journal = Journal(file, lambda: 1.0)
+    told: list[str] = []
+    sink = logger.add(told.append, format="{level} {message}", level="WARNING")
     for number in (1, 2):
         with pytest.raises(JournalFailed, match=r"record 1: .*fsync"):
             journal.write_now(confirmed(number))
     journal.close()
+    logger.remove(sink)
     assert file.writes == 1
+    (line,) = told
+    assert re.match(r"ERROR no more upgrades until the host is restarted: .* record 1: .*fsync", line)
+
+
+def test_a_journal_that_is_closed_has_not_failed(tmp_path: Path) -> None:
+    told: list[str] = []
+    sink = logger.add(told.append, format="{message}", level="WARNING")
+    Journal.open(tmp_path / "journal.db", lambda: 1.0).close()
+    logger.remove(sink)
+    assert told == []
 
 
 FULL_DISK = """

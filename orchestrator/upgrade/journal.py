@@ -27,6 +27,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from loguru import logger
+
 from orchestrator.runtime.clock import look_away
 from orchestrator.runtime.durability import Write
 from orchestrator.upgrade.durable_rows import Stored
@@ -305,7 +307,7 @@ class Journal:
             self._closing = True
         self.wake()
         self._writer.join(self._write_timeout_s)
-        self._fail("the journal is closed: the host is stopping. Try again once it runs.")
+        self._fail("the journal is closed: the host is stopping. Try again once it runs.", meant=True)
 
     # -- for the writer, the only one that touches the file ----------------------------------------------------
 
@@ -347,14 +349,19 @@ class Journal:
         reason = f"it did not end within {self._write_timeout_s:g} s"
         return JournalFailed(self._fail(_what_failed(ticket.record.seq, reason)))
 
-    def _fail(self, text: str) -> str:
-        """Take nothing more, from now on; return the reason that stands (the first one)."""
+    def _fail(self, text: str, *, meant: bool = False) -> str:
+        """Take nothing more, from now on; return the reason that stands (the first one).
+
+        It is logged here: whoever meets it may be a command or a probation, which tells nobody who reads the log.
+        """
         with self._lock:
             first, self._failure = self._failure is None, self._failure or text
             text = self._failure
             dropped, self._waiting = self._waiting, []
         _tell_all(dropped, JournalFailed(text))
         if first:
+            if not meant:
+                logger.error("no more upgrades until the host is restarted: {}", text)
             self._tell(0, text)
         self.wake()  # so that the writer sees it and ends
         return text

@@ -121,9 +121,7 @@ class Lookout:
                 logger.warning("{}. Looking again every {:g} s.", trouble, AGAIN_S)
             self.look_again()
             return trouble
-        except JournalFailed as error:
-            if self.trouble != str(error):
-                logger.error("no more upgrades until the host is restarted: {}", error)
+        except JournalFailed as error:  # the journal has logged it
             return str(error)
         except Exception as error:  # noqa: BLE001  # a bug in one look must not end the upgrader; it is logged as one
             logger.exception("a look at the repository failed")
