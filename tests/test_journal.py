@@ -454,7 +454,7 @@ class FailsOnce(SqliteFile):
         super().write(lines, head, writes)
 
 
-def test_a_write_that_failed_is_not_tried_again_and_the_log_has_it_once(tmp_path: Path) -> None:
+def test_a_write_that_failed_is_not_tried_again(tmp_path: Path) -> None:
     """Whoever met it may have been a command, which tells nobody who reads the log."""
     file = FailsOnce(tmp_path / "journal.db")
     journal = Journal(file, lambda: 1.0)
