@@ -510,7 +510,33 @@ def up(old): return {"text": old["text"], "note": ""}
 """
     )
     staged(tmp_path, source + once)
-    assert report_of(tmp_path, rehearsal({"text": "x" * 300_000}, 1)).lost == ("note",)
+    report = report_of(tmp_path, rehearsal({"text": "x" * 300_000}, 1))
+    assert (report.lost, report.went_down) == (("note",), None), "it comes back as what it was"
+
+
+def test_what_the_way_back_leaves_is_told_of_the_real_state_only(tmp_path: Path) -> None:
+    """A step may well not take what the release would start with: nothing that serves ever was that."""
+    counted = """
+@Counter.migrates(2, 1)
+def down(new): return {"n": str(max(new["counts"]))}
+"""
+    source = (
+        BY_KEY.partition("class State")[0]
+        + """
+class State(TypedDict):
+    counts: list[int]
+class Counter(Module[State]):
+    state_version = 2
+    def initial_state(self) -> State: return {"counts": []}
+@Counter.migrates(1, 2)
+def up(old): return {"counts": [int(old["n"])] * 50_000}
+"""
+    )
+    staged(tmp_path, source + counted)
+    report = report_of(tmp_path, rehearsal({"n": 7}, 1))
+    assert msgspec.msgpack.decode(report.went_down or b"") == {"n": "7"}
+    large = report_of(tmp_path, rehearsal({"n": 8, "text": "x" * 300_000}, 1))
+    assert msgspec.msgpack.decode(large.went_down or b"") == {"n": "8"}
 
 
 def test_a_way_back_that_raises_is_a_failure_unless_the_release_has_none(tmp_path: Path) -> None:

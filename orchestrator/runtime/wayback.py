@@ -16,27 +16,28 @@ def lost_going_down(
     up: Sequence[Step],
     *,
     sample: Mapping[str, Any] | None = None,
+    lower: object = None,
 ) -> list[str]:
-    """The fields of `state` whose content `up(down(state))` does not give back, sorted.
+    """The fields of `state` whose content `up(down(state))` does not give back, sorted. `lower`: `down(state)`, if at hand.
 
     A field may happen to hold what the way up would put there, so each is also tried with another value of its type:
     in `state`, or in `sample`, a smaller one of the same type. Runs the author's steps, on copies; raises what they do.
     """
-    came_back = _there_and_back(state, down, up)
+    came_back = _taken(state, (*down, *up)) if lower is None else _taken(lower, up)
     lost = {key for key in state if not _same(state, came_back, key)}
     tried = state if sample is None else sample
     for key, hint in _hints(codec.type).items():
         if key in tried and key not in lost:
             with suppress(Exception):  # a made-up value that a step cannot take says nothing about real ones
                 other = {**tried, key: _another(tried[key], hint)}
-                if not _same(other, _there_and_back(other, down, up), key):
+                if not _same(other, _taken(other, (*down, *up)), key):
                     lost.add(key)
     return sorted(lost)
 
 
-def _there_and_back(state: Mapping[str, Any], down: Sequence[Step], up: Sequence[Step]) -> Mapping[str, Any]:
+def _taken(state: object, steps: Sequence[Step]) -> Mapping[str, Any]:
     copy = PLAIN_STATE.copy(state)
-    for step in (*down, *up):
+    for step in steps:
         copy = step(copy)
     return dict(copy)
 

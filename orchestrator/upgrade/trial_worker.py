@@ -25,6 +25,7 @@ from orchestrator.runtime.loader import Loaded, author_line, load_blueprint
 from orchestrator.runtime.module import Module
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.state import PLAIN_STATE, StateCodec, find_chain, migrate
+from orchestrator.runtime.state_sample import state_sample
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
@@ -184,25 +185,24 @@ class _Worker:
         )
         if rehearsal.way_back and rehearsal.state_version < blueprint.state_version:
             self.step("way_back")
-            self._lost = self._lost_going_back(implementation, rehearsal, state, rehearsal.state_version)
-            self._went_down = self._below(implementation, rehearsal, state)
+            self._try_way_back(implementation, rehearsal, state)
         return state
 
-    def _below(self, implementation: Implementation, rehearsal: Rehearsal, state: Any) -> bytes | None:
-        """What its steps make of the state going down again: whoever has the older type sees whether it fits. None: nothing new.
+    def _try_way_back(self, implementation: Implementation, rehearsal: Rehearsal, state: Any) -> None:
+        """See what its steps down lose, and what they make of the state: whoever has the older type sees whether it fits.
 
-        Of a large state, what they make of the one that the release would start with.
+        The latter is not told where it is what it was, or too much to be looked at in a few milliseconds.
         """
         blueprint = implementation.blueprint
         try:
             down = find_chain(blueprint.steps, blueprint.state_version, rehearsal.state_version)
         except MigrationMissing:
-            return None  # the plan knows the steps of both versions, and has judged
-        large = len(rehearsal.state or b"") > WALKED_BYTES_MAX
-        lower = PLAIN_STATE.encode(
-            migrate(implementation.first_state() if large else state, down, PLAIN_STATE)
-        )
-        return lower if lower != rehearsal.state and len(lower) <= 2 * WALKED_BYTES_MAX else None
+            return  # the plan knows the steps of both versions, and has judged
+        lower = migrate(state, down, PLAIN_STATE)
+        self._lost = self._lost_going_back(implementation, rehearsal, state, lower, rehearsal.state_version)
+        told = state_sample(lower, PLAIN_STATE)
+        if not told.cuts and told.data != rehearsal.state:
+            self._went_down = told.data
 
     def _copying_s(self, codec: StateCodec, state: bytes, rehearsal: Rehearsal) -> float | None:
         """How long the switch would take to copy a state that no step changes; None: it hands it on as it is."""
@@ -219,7 +219,7 @@ class _Worker:
         lower, took_s = timed(lambda: migrate(state, down, PLAIN_STATE), rehearsal.enough_ms / 1000)
         self._migration_s = took_s if down else None
         self._went_down = PLAIN_STATE.encode(lower)
-        lost = self._lost_going_back(implementation, rehearsal, state, target) if down else ()
+        lost = self._lost_going_back(implementation, rehearsal, state, lower, target) if down else ()
         if rehearsal.tables_back_to:
             self.step("tables_back")
             self._tables_down = taken_down(implementation, rehearsal.tables, rehearsal.tables_back_to)
@@ -240,7 +240,7 @@ class _Worker:
         return tables
 
     def _lost_going_back(
-        self, implementation: Implementation, rehearsal: Rehearsal, state: Any, target: int
+        self, implementation: Implementation, rehearsal: Rehearsal, state: Any, lower: Any, target: int
     ) -> tuple[str, ...] | None:
         """What `up(down(state))` does not give back; None if there is no way down (the plan's to judge) or up again."""
         blueprint = implementation.blueprint
@@ -254,7 +254,7 @@ class _Worker:
         # Each field is tried with another value, which walks the whole state each time: of a large one a small one.
         large = len(rehearsal.state or b"") > WALKED_BYTES_MAX
         sample = implementation.first_state() if large else None
-        return tuple(lost_going_down(state, blueprint.codec, down, up, sample=sample))
+        return tuple(lost_going_down(state, blueprint.codec, down, up, sample=sample, lower=lower))
 
     def _same_version(self, implementation: Implementation, state: bytes, left_by: str) -> Any:
         """The state as it is, if the type still takes it."""
