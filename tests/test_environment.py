@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import zipfile
 from importlib import metadata
@@ -72,10 +71,3 @@ def test_a_finder_of_distributions_that_somebody_has_put_in_is_asked(monkeypatch
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
     found = host_environment().distributions
     assert found.get("own") == "6.7"
-
-
-def test_a_host_starts_without_what_reads_metadata() -> None:
-    code = "import sys, orchestrator.control.host as h; h.host_environment(); print(*sys.modules)"
-    root = Path(__file__).parents[1]
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert not set(shown.stdout.split()) & {"email", "importlib.metadata", "pydantic", "rich", "typer"}

@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from importlib import metadata
 from itertools import pairwise
 from types import FunctionType
 from typing import NamedTuple
@@ -178,8 +179,6 @@ def _whose(path: str) -> str:
     top = path.partition(".")[0]
     if top in sys.stdlib_module_names or top not in sys.modules:
         return ""
-    from importlib import metadata  # 15 ms of a host's start that few versions need
-
     with suppress(Exception):  # metadata that cannot be read
         return "".join(
             f" of distribution {name}" for name in metadata.packages_distributions().get(top, ())[:1]
