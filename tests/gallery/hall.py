@@ -160,12 +160,8 @@ class Hall:
         """No trial, no process and no part of a refused release."""
         wait_until(lambda: not [*self._temporary.glob("livetag-trial-*")], "no trial is left")
         wait_until(lambda: not self._processes(), f"no process is left: {self._processes()}")
-        wait_until(
-            lambda: not self._leftovers(), f"no version that left service is held: {self._leftovers()}"
-        )
-
-    def _leftovers(self) -> list[Facts]:
-        return list(self.deployment.status()["leftovers"])
+        leftovers = self.deployment.status()["leftovers"]
+        assert leftovers == [], leftovers
 
     def _processes(self) -> list[str]:
         """Who was started by the host or by what it started, wherever it has gone since: all have its TMPDIR."""
