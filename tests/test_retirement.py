@@ -25,7 +25,7 @@ from orchestrator.runtime.collecting import no_collection
 from orchestrator.runtime.holders import exit_callbacks
 from orchestrator.runtime.state import StateCodec
 from orchestrator.runtime.table_types import plain_schema
-from orchestrator.upgrade.retirements import Retirements
+from orchestrator.upgrade.retirements import Leftover, Retirements
 from tests.runtime_kit import until
 from tests.swapping import Swapper, with_swapper
 
@@ -334,6 +334,18 @@ def host_library(monkeypatch: pytest.MonkeyPatch) -> Any:
     return library
 
 
+async def leaked(swapper: Swapper, host_library: Any, files: dict[str, str]) -> tuple[Retirements, Leftover]:
+    """A version of `leaky` with these files has left, and is found to be held."""
+    await swapper.swap(swapper.write("other", "1.0.0", {"__init__.py": PLAIN}))
+    host_library.OTHER = lambda: swapper.app.modules["other"].implementation.instance  # type: ignore[union-attr]
+    retirements = Retirements(swapper.app, QUICK)
+    await swapper.swap(swapper.write("leaky", "1.0.0", files))
+    left = await swapper.swap(swapper.write("leaky", "2.0.0", {"__init__.py": PLAIN}))
+    assert not await proven(retirements, left)
+    (leftover,) = retirements.leftovers
+    return retirements, leftover
+
+
 @pytest.mark.parametrize("kind", LEAKS)
 def test_what_a_version_leaves_behind_is_named_with_its_line(
     tmp_path: Path, host_library: Any, kind: str
@@ -341,13 +353,7 @@ def test_what_a_version_leaves_behind_is_named_with_its_line(
     files, says = LEAKS[kind]
 
     async def story(swapper: Swapper) -> None:
-        await swapper.swap(swapper.write("other", "1.0.0", {"__init__.py": PLAIN}))
-        host_library.OTHER = lambda: swapper.app.modules["other"].implementation.instance  # type: ignore[union-attr]
-        retirements = Retirements(swapper.app, QUICK)
-        await swapper.swap(swapper.write("leaky", "1.0.0", files))
-        left = await swapper.swap(swapper.write("leaky", "2.0.0", {"__init__.py": PLAIN}))
-        assert not await proven(retirements, left)
-        (leftover,) = retirements.leftovers
+        retirements, leftover = await leaked(swapper, host_library, files)
         assert leftover.remains.label == "leaky 1.0.0"
         pattern = re.sub(r"\{(#.+?)\}", lambda mark: str(line_of(files, mark[1])), says)
         assert [x for x in leftover.held_by if re.search(pattern, x)], leftover.held_by
@@ -365,13 +371,7 @@ def test_a_version_that_was_held_is_looked_at_again_when_the_next_one_leaves(
     files, _ = LEAKS["a registration in a library"]
 
     async def story(swapper: Swapper) -> None:
-        await swapper.swap(swapper.write("other", "1.0.0", {"__init__.py": PLAIN}))
-        host_library.OTHER = lambda: swapper.app.modules["other"].implementation.instance  # type: ignore[union-attr]
-        retirements = Retirements(swapper.app, QUICK)
-        await swapper.swap(swapper.write("leaky", "1.0.0", files))
-        left = await swapper.swap(swapper.write("leaky", "2.0.0", {"__init__.py": PLAIN}))
-        assert not await proven(retirements, left)
-        (leftover,) = retirements.leftovers
+        retirements, leftover = await leaked(swapper, host_library, files)
         with no_collection():
             _let_go(host_library)
             assert not leftover.remains.gone

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,17 +51,23 @@ class Footprint:
         )
 
 
+def swapping(swapper: Swapper) -> tuple[Retirements, Callable[[int], Awaitable[None]]]:
+    """Two releases, and a function that swaps them so many times, in turn, with each proven gone."""
+    retirements = Retirements(swapper.app, (0.0, 0.01, 0.05, 0.2))
+    releases = [swapper.write("rich", f"{n}.0.0", FILES) for n in (1, 2)]
+
+    async def swap(count: int) -> None:
+        for number in range(count):
+            for remains in await swapper.swap(releases[number % 2]):
+                assert await retirements.prove(remains), retirements.leftovers
+            await used(swapper, number)
+
+    return retirements, swap
+
+
 def swaps_leave_nothing(folder: Path, warm_up: int, swaps: int) -> None:
     async def story(swapper: Swapper) -> None:
-        retirements = Retirements(swapper.app, (0.0, 0.01, 0.05, 0.2))
-        releases = [swapper.write("rich", f"{n}.0.0", FILES) for n in (1, 2)]
-
-        async def swap(count: int) -> None:
-            for number in range(count):
-                for remains in await swapper.swap(releases[number % 2]):
-                    assert await retirements.prove(remains), retirements.leftovers
-                await used(swapper, number)
-
+        retirements, swap = swapping(swapper)
         await swap(warm_up)
         before = Footprint.now()
         await swap(swaps)
@@ -97,15 +104,7 @@ def test_a_swap_leaves_no_circle_to_pythons_own_collection(tmp_path: Path) -> No
     """A full collection stalls the loop by all that the application holds; until one comes, a circle is a leak."""
 
     async def story(swapper: Swapper) -> None:
-        retirements = Retirements(swapper.app, (0.0, 0.01, 0.05, 0.2))
-        releases = [swapper.write("rich", f"{n}.0.0", FILES) for n in (1, 2)]
-
-        async def swap(count: int) -> None:
-            for number in range(count):
-                for remains in await swapper.swap(releases[number % 2]):
-                    assert await retirements.prove(remains), retirements.leftovers
-                await used(swapper, number)
-
+        _, swap = swapping(swapper)
         await swap(4)
         with no_collection():
             gc.collect()

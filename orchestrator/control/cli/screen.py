@@ -30,11 +30,15 @@ def hanging(text: object) -> str:
     return printable_lines(text).replace("\n", "\n    ")
 
 
-def say(text: object, style: str = "") -> None:
-    """Print one fact on stdout."""
+def _print(text: str, style: str = "", *, stderr: bool = False) -> None:
     from rich.text import Text
 
-    console().print(Text(hanging(text), style=style), soft_wrap=True)
+    console(stderr=stderr).print(Text(text, style=style), soft_wrap=True)
+
+
+def say(text: object, style: str = "") -> None:
+    """Print one fact on stdout."""
+    _print(hanging(text), style)
 
 
 def say_hanging(head: str, text: object, style: str = "") -> None:
@@ -52,16 +56,12 @@ def say_hanging(head: str, text: object, style: str = "") -> None:
 
 def say_paste(source: str) -> None:
     """Print source that can be pasted, below a fact, with its own indentation behind ours."""
-    from rich.text import Text
-
-    console().print(Text(textwrap.indent(printable_lines(source), " " * 8)), soft_wrap=True)
+    _print(textwrap.indent(printable_lines(source), " " * 8))
 
 
 def note(text: object, style: str = "dim") -> None:
     """Print progress on stderr, so that stdout stays what was asked for."""
-    from rich.text import Text
-
-    console(stderr=True).print(Text(hanging(text), style=style), soft_wrap=True)
+    _print(hanging(text), style, stderr=True)
 
 
 def complain(text: object) -> None:
@@ -78,10 +78,9 @@ def print_json(value: object) -> None:
 
 def show_value(value: object) -> None:
     """Print a reply or a state for people: a text as it is, anything else as JSON."""
-    from rich.text import Text
-
-    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    console().print(Text(printable_lines(text)), soft_wrap=True)
+    _print(
+        printable_lines(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+    )
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
