@@ -518,7 +518,7 @@ def test_what_the_way_back_leaves_is_told_of_the_real_state_only(tmp_path: Path)
     """A step may well not take what the release would start with: nothing that serves ever was that."""
     counted = """
 @Counter.migrates(2, 1)
-def down(new): return {"n": str(max(new["counts"]))}
+def down(new): return {"n": str(max(new["counts"])), "zeros": [0] * max(new["counts"])}
 """
     source = (
         BY_KEY.partition("class State")[0]
@@ -534,9 +534,11 @@ def up(old): return {"counts": [int(old["n"])] * 50_000}
     )
     staged(tmp_path, source + counted)
     report = report_of(tmp_path, rehearsal({"n": 7}, 1))
-    assert msgspec.msgpack.decode(report.went_down or b"") == {"n": "7"}
-    large = report_of(tmp_path, rehearsal({"n": 8, "text": "x" * 300_000}, 1))
-    assert msgspec.msgpack.decode(large.went_down or b"") == {"n": "8"}
+    assert msgspec.msgpack.decode(report.went_down or b"") == {"n": "7", "zeros": [0] * 7}
+    large = report_of(tmp_path, rehearsal({"n": 2, "text": "x" * 300_000}, 1))
+    assert msgspec.msgpack.decode(large.went_down or b"") == {"n": "2", "zeros": [0, 0]}
+    grown = report_of(tmp_path, rehearsal({"n": 70_000}, 1))
+    assert grown.went_down is None, "the host would look at it for too long"
 
 
 def test_a_way_back_that_raises_is_a_failure_unless_the_release_has_none(tmp_path: Path) -> None:
