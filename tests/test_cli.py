@@ -207,7 +207,7 @@ def test_status_begins_with_availability_the_last_change_by_whom_and_its_undo(
     assert execute(["status"]) == 0
     shown = capsys.readouterr().out
     first = shown.splitlines()[0]
-    assert first.startswith("99.999997 % available · last change: counter 1.0.0 → 1.1.0 ")
+    assert first.startswith("99.999997 % available since its start · last change: counter 1.0.0 → 1.1.0 ")
     assert first.endswith(" by ada · undo: livetag rollback --txn 4")
     assert "counter/v1.1.0" in shown
     assert "transaction 5 is prepared: counter" in shown

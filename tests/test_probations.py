@@ -162,6 +162,9 @@ def test_it_passes_when_its_time_is_over_and_enough_was_handled(tmp_path: Path) 
     async def tell(place: Place) -> None:
         await place.deploy(First)
         second = await place.deploy(Second)
+        begun = place.probations.facts("counter")
+        assert begun is not None
+        assert begun["reason"] == "it has just begun"
         await place.handle(25)
         await place.pass_s(9)
         assert place.phase(second) is Phase.COMMITTED

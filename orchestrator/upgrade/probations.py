@@ -31,6 +31,7 @@ from repo_store.failpoints import step
 from repo_store.release import APP
 
 LOOK_S = 1.0
+BEGUN = Judgement("watching", "it has just begun")
 NOT_LOADED = Judgement("watching", "it is not loaded, so there is nothing to judge")
 
 
@@ -42,7 +43,7 @@ class _Watch:
     since: float
     modules: tuple[str, ...]
     backlogs: dict[str, Backlog] = field(default_factory=dict)
-    judgement: Judgement = NOT_LOADED
+    judgement: Judgement = BEGUN  # until the first look
 
 
 @dataclass(slots=True)

@@ -78,7 +78,9 @@ def _show_what_keeps_back(status: Status) -> None:
 def first_line(status: Status) -> str:
     """Return availability, the last change, by whom, and how to undo it (DESIGN §9)."""
     share = status.availability
-    available = "availability not measured" if share is None else f"{_percent(share)} available"
+    available = (
+        "availability not measured" if share is None else f"{_percent(share)} available since its start"
+    )
     return f"{available} · {_last_change(status.last_change)}"
 
 
