@@ -391,7 +391,9 @@ def test_one_record_at_a_time_gives_what_the_fold_gives(history: list[Fact]) -> 
     for record in records(history):
         ledger = ledger.apply(record)
         assert ledger == fold(records(history)[: record.seq])
-    assert ledger == fold(records(history))
+        proving = [v for v in ledger.transactions.values() if v.phase is Phase.COMMITTED and v.probation]
+        assert ledger.in_probation == tuple(proving)
+    assert ledger == fold(records(history)) == Ledger().apply(*records(history))
 
 
 @settings(max_examples=100, deadline=None)

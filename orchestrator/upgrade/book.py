@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import msgspec
 
@@ -118,10 +119,10 @@ class Book:
         self._apply()
 
     def _apply(self) -> None:
-        before = self.ledger.seq
-        while self._pending and self._pending[0].durable:
-            self.ledger = self.ledger.apply(self._pending.pop(0).record)
-        if self.ledger.seq > before:
+        done = list(takewhile(lambda ticket: ticket.durable, self._pending))
+        if done:
+            del self._pending[: len(done)]
+            self.ledger = self.ledger.apply(*(ticket.record for ticket in done))
             self._box.recorded(self.ledger.seq)
 
     # -- the history in Git, derived from the ledger -----------------------------------------------------------

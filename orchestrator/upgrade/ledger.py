@@ -33,6 +33,11 @@ def _nothing() -> Mapping[_Key, _Value]:
     return MappingProxyType({})
 
 
+def _copy(given: Mapping[_Key, _Value]) -> dict[_Key, _Value]:
+    """At once, where dict() asks a MappingProxyType for key after key: 4 ms for 50,000 tags, on the event loop."""
+    return given.copy() if isinstance(given, MappingProxyType) else dict(given)
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """Everything the journal says, up to record `seq`.
@@ -55,6 +60,7 @@ class Ledger:
     deaths: Mapping[ReleaseKey, int] = field(default_factory=_nothing)
     starts: Starts = Starts()  # noqa: RUF009  # a frozen value
     transactions: Mapping[int, TransactionView] = field(default_factory=_nothing)
+    probations: tuple[int, ...] = ()  # the transactions whose probation still covers a module, oldest first
     unfinished: TransactionView | None = None
     next_txn: int = 1
     tags: Mapping[str, TagPin] = field(default_factory=_nothing)
@@ -70,18 +76,20 @@ class Ledger:
     running: bool = False
     stopped_clean: bool = False
 
-    def apply(self, record: Record) -> "Ledger":
-        """Return the ledger after this record; raises IllegalTransition if it does not follow."""
+    def apply(self, *records: Record) -> "Ledger":
+        """Return the ledger after these records; raises IllegalTransition if one does not follow.
+
+        Copies the tables, so several at once cost little more than one.
+        """
         draft = _Draft(self)
-        draft.take(record)
+        for record in records:
+            draft.take(record)
         return draft.ledger()
 
     @property
     def in_probation(self) -> tuple[TransactionView, ...]:
         """The committed transactions whose probation still covers a module, oldest first."""
-        return tuple(
-            view for view in self.transactions.values() if view.phase is Phase.COMMITTED and view.probation
-        )
+        return tuple(self.transactions[txn] for txn in self.probations)
 
     @property
     def going_back(self) -> tuple[TransactionView, ...]:
@@ -109,21 +117,21 @@ class _Draft:
 
     def __init__(self, base: Ledger) -> None:
         self.seq = base.seq
-        self.table = dict(base.table)
-        self.confirmed = dict(base.confirmed)
-        self.quarantine = dict(base.quarantine)
-        self.deaths = dict(base.deaths)
+        self.table = _copy(base.table)
+        self.confirmed = _copy(base.confirmed)
+        self.quarantine = _copy(base.quarantine)
+        self.deaths = _copy(base.deaths)
         self.starts = base.starts
-        self.transactions = dict(base.transactions)
+        self.transactions = _copy(base.transactions)
         self.unfinished = base.unfinished.id if base.unfinished else None
-        self.probations = {view.id for view in base.in_probation}
+        self.probations = set(base.probations)
         self.next_txn = base.next_txn
-        self.tags = dict(base.tags)
-        self.orders = dict(base.orders)
-        self.refusals = dict(base.refusals)
+        self.tags = _copy(base.tags)
+        self.orders = _copy(base.orders)
+        self.refusals = _copy(base.refusals)
         self.images = set(base.images)
-        self.overrides = dict(base.overrides)
-        self.holds = dict(base.holds)
+        self.overrides = _copy(base.overrides)
+        self.holds = _copy(base.holds)
         self.imports = list(base.imports)
         self.refused = list(base.refused)
         self.app = base.app
@@ -141,6 +149,7 @@ class _Draft:
             deaths=MappingProxyType(self.deaths),
             starts=self.starts,
             transactions=MappingProxyType(self.transactions),
+            probations=tuple(sorted(self.probations)),
             unfinished=None if self.unfinished is None else self.transactions[self.unfinished],
             next_txn=self.next_txn,
             tags=MappingProxyType(self.tags),
