@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import py_compile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ class Swapper:
             path = self._folder / tree / package / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text))
+            py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
         return Entry(package, package, version, f"{package}/v{version}", "c" * 40, tree, "")
 
     async def swap(self, *releases: Entry, **changes: Any) -> list[Remains]:

@@ -230,7 +230,8 @@ class Port:
 
 def tables_of(cls: type[Keeper], before: ModuleTables | None = None) -> tuple[ModuleTables, LiveTable, Port]:
     blueprint = Blueprint(cls)
-    tables = (before or ModuleTables()).successor(blueprint, None, fresh_shards(blueprint))
+    earlier = before or ModuleTables()
+    tables = earlier.successor(blueprint, None, fresh_shards(blueprint, earlier))
     port = Port()
     tables.live["things"].attach(port)  # type: ignore[arg-type]
     return tables, tables.live["things"], port

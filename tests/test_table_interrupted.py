@@ -17,7 +17,7 @@ import pytest
 
 from livetag import Table, handles
 from orchestrator.runtime.errors import HandlerFailed, NotInService, Stalled
-from orchestrator.runtime.table_image import table_sample
+from orchestrator.runtime.table_sample import pick_records
 from orchestrator.testing import ModuleUnderTest
 from tests.runtime_kit import Plain
 from tests.table_kit import begin
@@ -213,7 +213,7 @@ def test_a_sample_for_a_trial_is_taken_while_a_unit_in_a_thread_writes() -> None
             asked = asyncio.ensure_future(module.ask("churn", {"seconds": 0.5}))
             while not asked.done():
                 await asyncio.sleep(0.001)
-                table_sample(module.proxy.tables, "things", 1000)
+                pick_records(module.proxy.tables, "things", 1000)
             await asked
 
     with threads_take_turns_often():

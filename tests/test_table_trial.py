@@ -10,14 +10,15 @@ import msgspec
 import pytest
 
 from orchestrator.runtime.slices import at_once
-from orchestrator.runtime.table_image import (
+from orchestrator.runtime.table_image import TableImage, records_of, saving
+from orchestrator.runtime.table_sample import (
     SAMPLE_BYTES_MAX,
-    TableImage,
+    TableSample,
     part_of,
-    records_of,
-    saving,
-    table_sample,
+    pick_records,
+    sampling,
 )
+from orchestrator.runtime.tables import ModuleTables
 from orchestrator.upgrade.copies import SAMPLE_MAX
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import TrialReport, trial
@@ -91,19 +92,38 @@ def test_records_whose_steps_are_in_the_version_that_leaves_are_left_to_the_plan
         tried(tmp_path, [1, 2, 3], version=7)
 
 
+def sample(tables: ModuleTables, count: int) -> list[TableSample]:
+    return at_once(sampling(pick_records(tables, "things", count)))
+
+
 def test_a_sample_is_bounded_and_changes_nothing() -> None:
     async def story() -> None:
         async with begin(One, tables=records(3000)) as module:
             await module._swap(One, Two, module._limits)
             await module.ask("put", {"key": 1, "n": 1})
             before = module.proxy.tables.stores["things"].stale
-            two, one = table_sample(module.proxy.tables, "things", SAMPLE_MAX)
+            two, one = sample(module.proxy.tables, SAMPLE_MAX)
             found: list[Any] = list(records_of(one.image))
             assert (two.image.version, two.taken, two.whole) == (2, 1, 1)
             assert (one.image.version, one.taken, one.whole, len(found)) == (1, SAMPLE_MAX, 2999, SAMPLE_MAX)
             assert len({key for key, _ in found}) == SAMPLE_MAX
             assert module.proxy.tables.stores["things"].stale == before
-            assert table_sample(module.proxy.tables, "things", 2000)[1].taken == 2000
+            assert sample(module.proxy.tables, 2000)[1].taken == 2000
+
+    asyncio.run(story())
+
+
+def test_a_sample_is_of_the_moment_in_which_it_was_picked() -> None:
+    async def story() -> None:
+        async with begin(One, tables=records(600)) as module:
+            tables = module.proxy.tables
+            before = {key: data for shard in tables.stores["things"].shards for key, data in shard.items()}
+            work = sampling(pick_records(tables, "things", SAMPLE_MAX))
+            next(work)
+            await module.ask("put", {"key": 1, "n": 99})
+            (one,) = at_once(work)
+            assert (one.taken, one.whole, len(one.image.parts)) == (600, 600, 3)
+            assert dict(records_of(one.image)) == before
 
     asyncio.run(story())
 
@@ -160,7 +180,7 @@ def test_a_sample_is_bounded_in_bytes_too_and_of_a_saved_table_some_parts_are_on
             for shard in store.shards:
                 for key in shard:
                     shard[key] = msgspec.msgpack.encode(large)
-            (one,) = table_sample(module.proxy.tables, "things", SAMPLE_MAX)
+            (one,) = sample(module.proxy.tables, SAMPLE_MAX)
             assert (one.taken, one.whole) == (SAMPLE_BYTES_MAX // 20_016, 3000)
             (saved,) = at_once(saving(module.proxy.tables))
             some = part_of(saved, 10)

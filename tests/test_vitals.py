@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from livetag import every, handles
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import BodyRefused, HandlerFailed, UnknownMessage
 from orchestrator.runtime.figures import Figures, Terms
-from orchestrator.runtime.vitals import Vitals
+from orchestrator.runtime.vitals import TIMES_KEPT, Times, Vitals
 from tests.runtime_kit import Plain, books_balance, idle, implement, running, state_of, until
 
 IN_PROBATION = Terms(seconds=30.0, max_p99_ms=50.0)
@@ -91,6 +92,17 @@ def test_a_tick_that_raises_counts() -> None:
             assert vitals(app).figures.units == vitals(app).failed
 
     asyncio.run(story())
+
+
+def test_the_last_thousand_times_count_and_each_once() -> None:
+    times = Times()
+    assert times.p99_and_p50_ms() == (None, None)
+    for number in range(TIMES_KEPT + 100):
+        times.add(number / 1000)
+    assert len(times) == TIMES_KEPT
+    p99_ms, p50_ms = times.p99_and_p50_ms()
+    assert p99_ms == pytest.approx(100 + math.ceil(TIMES_KEPT * 0.99) - 1)
+    assert p50_ms == pytest.approx(100 + TIMES_KEPT // 2)
 
 
 def test_in_probation_each_unit_is_timed_and_else_one_in_sixteen() -> None:

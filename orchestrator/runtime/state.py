@@ -20,7 +20,7 @@ Steps = Mapping[tuple[int, int], Step]
 class StateCodec:
     """Encodes, decodes and checks states of one type. Bytes are msgpack, so they outlive the code that wrote them."""
 
-    __slots__ = ("_decoder", "_encoder", "by_reference", "type")
+    __slots__ = ("_decoder", "_encoder", "by_reference", "schema", "type")
 
     def __init__(self, type_: Any) -> None:  # Any: the author's own TypedDict or dict type
         self.type = type_
@@ -32,16 +32,10 @@ class StateCodec:
                 f"The state type {type_!r} is not plain data: {error}. "
                 "Use a TypedDict of plain types (None, bool, int, float, str, bytes, list, dict, datetime, ...)."
             ) from error
+        #: The type as JSON Schema; empty if it has none.
+        self.schema: bytes = _schema_of(type_)
         #: May a state be given to the next version as it is? Not if it holds instances of this version's classes.
         self.by_reference: bool = not _names_a_class(msgspec.inspect.type_info(type_), set())
-
-    @property
-    def schema(self) -> bytes:
-        """The type as JSON Schema; empty if it has none."""
-        try:
-            return msgspec.json.encode(schema_of_json(self.type))
-        except TypeError:
-            return b""
 
     @property
     def handed_on_as(self) -> bytes:
@@ -74,6 +68,13 @@ class StateCodec:
         Raises StateInvalid.
         """
         return self.decode(self.encode(state))
+
+
+def _schema_of(type_: Any) -> bytes:
+    try:
+        return msgspec.json.encode(schema_of_json(type_))
+    except TypeError:
+        return b""
 
 
 def _names_a_class(info: object, seen: set[int]) -> bool:

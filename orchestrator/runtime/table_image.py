@@ -1,13 +1,11 @@
-"""Tables as bytes, for the image of a clean stop, for a module that left, and, as a sample, for a trial.
+"""Tables as bytes, for the image of a clean stop and for a module that left.
 
 A table is saved shard by shard, and restored record by record, as generators that yield between: `slices` runs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +17,6 @@ from orchestrator.runtime.table_types import TableType
 from orchestrator.runtime.tables import ModuleTables
 
 RECORDS_PER_TURN = 64
-SAMPLE_BYTES_MAX = 2_000_000  # to be copied in a millisecond, too
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[list[tuple[Any, msgspec.Raw]]] = msgspec.msgpack.Decoder(
@@ -42,12 +39,12 @@ class TableImage(msgspec.Struct, frozen=True):
 
 def saving(tables: ModuleTables) -> Generator[None, None, tuple[TableImage, ...]]:
     """All tables as bytes."""
-    return (yield from encoding(_versions(tables)))
+    return (yield from encoding(versions_of(tables)))
 
 
 def copied(tables: ModuleTables) -> list[tuple[TableImage, list[dict[Any, bytes]]]]:
     """The records of all tables as they are in this moment, to be encoded later; takes some milliseconds per 10⁵."""
-    return [(image, [dict(shard) for shard in shards]) for image, shards in _versions(tables)]
+    return [(image, [dict(shard) for shard in shards]) for image, shards in versions_of(tables)]
 
 
 def encoding(
@@ -65,7 +62,7 @@ def encoding(
     return tuple(images)
 
 
-def _versions(tables: ModuleTables) -> Iterator[tuple[TableImage, Shards]]:
+def versions_of(tables: ModuleTables) -> Iterator[tuple[TableImage, Shards]]:
     """Each table, and each version that it has records of, that in service first."""
     for name, store in tables.stores.items():
         for version, shards in (
@@ -114,73 +111,6 @@ def records_of(image: TableImage) -> Iterator[tuple[Any, bytes]]:
 def _key(stored: Any) -> Any:
     """A key as it was: msgpack has no tuples, and a key is never a list."""
     return tuple(map(_key, stored)) if stored.__class__ is list else stored
-
-
-class TableSample(msgspec.Struct, frozen=True):
-    """Some records of one table that are of one version: `taken` of `whole`."""
-
-    image: TableImage
-    taken: int
-    whole: int
-
-
-def table_sample(tables: ModuleTables, name: str, count: int) -> list[TableSample]:
-    """Up to `count` records of each version that there is of a table, from all over it; SAMPLE_BYTES_MAX of them.
-
-    Takes well below a millisecond per 1,000, and nothing is migrated by it.
-    """
-    found = []
-    for image, shards in _versions(tables):
-        if image.name == name and (whole := sum(map(len, shards))):
-            few = _spread(shards, count)
-            part = _ENCODER.encode([(key, msgspec.Raw(data)) for key, data in few])
-            found.append(TableSample(msgspec.structs.replace(image, parts=(part,)), len(few), whole))
-    return found
-
-
-def part_of(image: TableImage, count: int) -> TableSample:
-    """The first parts of a saved table, with at least `count` records, or more than SAMPLE_BYTES_MAX."""
-    lengths = [_length(part) for part in image.parts]
-    taken = size = number = 0
-    while number < len(lengths) and taken < count and size < SAMPLE_BYTES_MAX:
-        taken += lengths[number]
-        size += len(image.parts[number])
-        number += 1
-    return TableSample(msgspec.structs.replace(image, parts=image.parts[:number]), taken, sum(lengths))
-
-
-def _length(part: bytes) -> int:
-    """How many pairs a part has, by the head of its msgpack array; 0 if it is none, and cannot be read."""
-    if not part or part[0] not in {0xDC, 0xDD}:
-        return part[0] & 0x0F if part and part[0] & 0xF0 == 0x90 else 0  # the format's own
-    return int.from_bytes(part[1 : 3 if part[0] == 0xDC else 5], "big")
-
-
-def _spread(shards: Sequence[dict[Any, bytes]], count: int) -> list[tuple[Any, bytes]]:
-    each = max(1, -(-count // SHARDS))
-    few = _first(shards, each, count)
-    if len(few) < count:
-        few = _first(shards, count, count)
-    left = SAMPLE_BYTES_MAX
-    for number, (_, data) in enumerate(few):
-        left -= len(data)
-        if left < 0:
-            return few[: max(1, number)]
-    return few
-
-
-def _first(shards: Sequence[dict[Any, bytes]], of_each: int, count: int) -> list[tuple[Any, bytes]]:
-    """All at once: a tenth of a millisecond, where shard by shard takes five. Else, if a thread writes meanwhile, by shards."""
-    with suppress(RuntimeError):
-        return list(islice((pair for shard in shards for pair in islice(shard.items(), of_each)), count))
-    few: list[tuple[Any, bytes]] = []
-    for shard in shards:
-        found = None
-        while found is None:
-            with suppress(RuntimeError):  # a unit in a thread has just made the dict larger
-                found = list(islice(shard.items(), min(of_each, count - len(few))))
-        few += found
-    return few
 
 
 def image_of(type_: TableType, records: Iterable[tuple[Any, Any]]) -> TableImage:

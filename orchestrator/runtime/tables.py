@@ -88,7 +88,7 @@ class ModuleTables:
         for name, type_ in blueprint.tables.items():
             store = aside.pop(name, None)
             known = {**self.known_steps(name), **known_of(type_.steps, loaded)}
-            live[name] = LiveTable(type_, _next_store(store, type_, known, fresh[name]))
+            live[name] = LiveTable(type_, _next_store(store, type_, known, fresh))
         following = ModuleTables(live, aside, loaded)
         following.kept = list(self.kept)
         return following
@@ -132,27 +132,34 @@ class ModuleTables:
         return any(table.before for table in self.live.values())
 
 
-def fresh_shards(blueprint: Blueprint) -> dict[str, Shards]:
-    """Empty shards for each table of a version; made before the pause."""
-    return {name: new_shards() for name in blueprint.tables}
+def fresh_shards(blueprint: Blueprint, before: ModuleTables) -> dict[str, Shards]:
+    """Empty shards for each table of a version that has no records, or only older ones; made before the pause."""
+    stores = before.stores
+    return {
+        name: new_shards()
+        for name, type_ in blueprint.tables.items()
+        if name not in stores or stores[name].version != type_.version
+    }
 
 
 def first_tables(implementation: Implementation) -> ModuleTables:
     """The tables of a first start: empty."""
-    blueprint = implementation.blueprint
-    return ModuleTables().successor(blueprint, implementation.loaded, fresh_shards(blueprint))
+    blueprint, none = implementation.blueprint, ModuleTables()
+    return none.successor(blueprint, implementation.loaded, fresh_shards(blueprint, none))
 
 
-def _next_store(store: TableStore | None, type_: TableType, known: Known, fresh: Shards) -> TableStore:
+def _next_store(
+    store: TableStore | None, type_: TableType, known: Known, fresh: Mapping[str, Shards]
+) -> TableStore:
     if store is None:
-        current, older = fresh, []
+        current, older = fresh[type_.name], []
     else:
         older = [(layer.version, layer.shards) for layer in store.layers]
         if store.version == type_.version:
             current = store.shards
         else:
             older.insert(0, (store.version, store.shards))
-            current = fresh
+            current = fresh[type_.name]
             for number, (version, shards) in enumerate(older):
                 if version == type_.version:  # going back in mid-conversion: these never left this version
                     current = shards

@@ -5,6 +5,7 @@ It is taken between two units, some milliseconds at a time, however large it all
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +15,14 @@ from orchestrator.runtime.boundary import between_units
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.proxy import ModuleProxy
+from orchestrator.runtime.slices import SHORT_S, in_slices
 from orchestrator.runtime.state_sample import Cut, state_sample
-from orchestrator.runtime.table_image import TableImage, TableSample, part_of, table_sample
+from orchestrator.runtime.table_image import TableImage
+from orchestrator.runtime.table_sample import Picked, TableSample, part_of, pick_records, sampling
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.incoming import KeptState, StateCopy
 
-SAMPLE_MAX = 1_000  # records of each table and version: copied in well below a millisecond
+SAMPLE_MAX = 1_000  # records of each table and version
 CUTS_SAID_MAX = 3
 
 T = TypeVar("T")
@@ -55,10 +58,13 @@ async def copied(
             f"the state of {old.name} {old.version} in service cannot be copied for the trial, which is not the new "
             f"version's fault. {error}"
         ) from error
-    found: list[TableSample] = []
+    picked: list[Picked] = []
     for name in proxy.tables.stores:
-        take = partial(table_sample, proxy.tables, name, SAMPLE_MAX)
-        found += await _between_units(proxy, old, take, drain_s)
+        await asyncio.sleep(0)  # each in a turn of the loop of its own
+        picked += await _between_units(
+            proxy, old, partial(pick_records, proxy.tables, name, SAMPLE_MAX), drain_s
+        )
+    found = await in_slices(sampling(picked), SHORT_S)
     codec = old.blueprint.codec
     state = StateCopy(
         old.blueprint.state_version, live.data, cut=bool(live.cuts), handed_on_as=codec.handed_on_as

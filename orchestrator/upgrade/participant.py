@@ -184,7 +184,7 @@ class Participant:
             self.new.check(state_sample(self.old.state, self.old.blueprint.codec).data)
         self._tables_before.check(code.blueprint, code.loaded)
         self._durable.check(self._tables_before)
-        self._shards = fresh_shards(code.blueprint)
+        self._shards = fresh_shards(code.blueprint, self._tables_before)
         self._opening = Opening(self.new, self.proxy.resources.held)
         await self.vote("@resource", self._opening.run(), self.new)
         await self.vote("prepare()", prepared(self.new), self.new)

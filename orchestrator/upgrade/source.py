@@ -132,7 +132,9 @@ async def in_a_thread(work: Callable[[], T]) -> T:
             result.set_result(value)
 
     result.set_running_or_notify_cancel()  # from here a cancellation of the waiting task leaves the result alone
-    threading.Thread(target=run, name="livetag-load", daemon=True).start()
+    thread = threading.Thread(target=run, name="livetag-load", daemon=True)
+    # To start one waits until it runs, a quarter of a millisecond that the event loop does not have.
+    await asyncio.get_running_loop().run_in_executor(None, thread.start)
     return await asyncio.wrap_future(result)
 
 
