@@ -18,18 +18,15 @@ def figure_18(bench: Bench) -> list[Row]:
     idle = bench.in_turn(bench.size(3, 1), {str(n): _messages(bench, f"memory {n}") for n in counts})
     published = bench.in_turn(
         bench.size(9, 1),
-        {
-            str(n): _messages(bench, f"publish {n} {bench.size(2_000, 200) // n} {bench.size(10, 1)}")
-            for n in (FEW, many)
-        },
+        {str(n): _messages(bench, f"publish {n} 1 {bench.size(20_000, 200) // n}") for n in (FEW, many)},
     )
     return [
         _per_module(started, "start", "start of a host, per module", many, "ms"),
         _per_module(idle, "memory", "memory of an idle module", many, "kB"),
         Row(
             18,
-            published[str(many)].of("publish", f"publish to {many}, per delivery"),
-            published[str(FEW)].of("publish", f"publish to {FEW}"),
+            published[str(many)].of("publish", f"one publish to {many}, per delivery"),
+            published[str(FEW)].of("publish", f"one publish to {FEW}, per delivery"),
             aim=1.3,
         ),
     ]
