@@ -104,9 +104,9 @@ class Application:
         self.at_boundary: tuple[AtBoundary, ...] = ()  # what each pump tells that a unit has ended
         self._ids = itertools.count(first_message_id)
 
-    def message(self, type_: str, body: object, sender: str) -> Message:
-        """A new message with its id and time."""
-        return Message(type_, body, sender, next(self._ids), self.clock.wall())
+    def message(self, type_: str, body: object, sender: str, topic: str | None = None) -> Message:
+        """A new message with its id and time; an event with its topic."""
+        return Message(type_, body, sender, next(self._ids), self.clock.wall(), topic)
 
     def keeps(self, name: str) -> bool:
         """Whether it is the name of a durable module, in service or not."""
@@ -174,8 +174,8 @@ class Application:
         self.events.note(topic, "")
         waits: list[_Waits] = []
         for subscription in subscriptions:
-            message = self.message(subscription.type, body, "")
-            admitted = subscription.give(message, topic)
+            message = self.message(subscription.type, body, "", topic)
+            admitted = subscription.give(message)
             if admitted is not None:
                 waits.append((subscription.proxy, message, admitted))
         full = await self._room_for_all(waits, timeout_s) if waits else ()
@@ -236,4 +236,4 @@ class Application:
             if subscription.proxy.mailbox.full and not subscription.drops_oldest:
                 logger.warning("{} had no room for the event {}", subscription.proxy.name, topic)
                 continue
-            subscription.give(self.message(subscription.type, body, "livetag"), topic)
+            subscription.give(self.message(subscription.type, body, "livetag", topic))

@@ -43,14 +43,13 @@ class Subscription:
         implementation = self.proxy.implementation
         return implementation is not None and self.pattern in implementation.blueprint.drop_oldest
 
-    def give(
-        self, message: Message, topic: str, sender: ModuleProxy | None = None
-    ) -> asyncio.Future[None] | None:
+    def give(self, message: Message, sender: ModuleProxy | None = None) -> asyncio.Future[None] | None:
         """Give an event to the subscriber; None: it has it, or dropped one as it wished. Else a future: done once it has it."""
-        message.topic = topic
         proxy = self.proxy
-        if proxy.mailbox.full and self.drops_oldest:
-            box = proxy if proxy.keeps else proxy.mailbox
+        mailbox = proxy.mailbox
+        # As `mailbox.full`, written out: each delivery comes by here.
+        if (len(mailbox.queue) >= mailbox.limit or mailbox.late) and self.drops_oldest:
+            box = proxy if proxy.keeps else mailbox
             if not box.replace_oldest(message):
                 self.counts.dropped += (
                     1  # itself: none of this subscription waits, and others are not to suffer

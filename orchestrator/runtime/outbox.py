@@ -161,8 +161,8 @@ class Outbox:
 
     def give(self, subscription: Subscription, event: Output) -> None:
         """Deliver an event to one subscriber."""
-        message = self._owner.app.message(subscription.type, event.body, self._owner.name)
-        admitted = subscription.give(message, event.name, self._owner)
+        message = self._owner.app.message(subscription.type, event.body, self._owner.name, event.name)
+        admitted = subscription.give(message, self._owner)
         if admitted is not None:
             self._wait(admitted, subscription.proxy)
 

@@ -11,9 +11,9 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.runtime.asking import ask_in_turn
 from orchestrator.runtime.durable import Durable
 from orchestrator.runtime.errors import (
-    AskTimeout,
     Disabled,
     DurabilityLost,
     Leaving,
@@ -23,7 +23,7 @@ from orchestrator.runtime.errors import (
 from orchestrator.runtime.failures import bury, failure_of, is_tick, unknown
 from orchestrator.runtime.intakes import Intakes
 from orchestrator.runtime.mailbox import Mailbox
-from orchestrator.runtime.message import ASKED_BY, TIMER_MARK, Message, is_authors
+from orchestrator.runtime.message import TIMER_MARK, Message, is_authors
 from orchestrator.runtime.outbox import Outbox
 from orchestrator.runtime.overrun import takes_over_limit
 from orchestrator.runtime.pump import Pump
@@ -50,6 +50,40 @@ if TYPE_CHECKING:
 
 class ModuleProxy:
     """One module: its mailbox, its pump, and the implementation in service."""
+
+    __slots__ = (
+        "_left",
+        "_timers",
+        "admit",
+        "also",
+        "app",
+        "dead",
+        "durable",
+        "event_counts",
+        "handled",
+        "handlers",
+        "held",
+        "implementation",
+        "intakes",
+        "mailbox",
+        "name",
+        "outbox",
+        "pump",
+        "resources",
+        "resting",
+        "stored",
+        "sweep",
+        "tables",
+        "tap",
+        "tasks",
+        "thread",
+        "ticks",
+        "unit",
+        "vitals",
+        "voice",
+        "waits_on",
+        "written",
+    )
 
     def __init__(self, app: Application, name: str, mailbox_messages: int) -> None:
         self.app = app
@@ -344,55 +378,15 @@ class ModuleProxy:
                 if handler is not None and not handler.is_async and self.app.turn.begins():
                     result = self.pump.answer_at_once(message, handler)
                     if self.stored:
-                        await self._stored_on_disk()
+                        await self.stored_on_disk()
                     return result
             finally:
                 del handler  # who waits here, and who keeps what is raised, must not hold the version
-        return await self._ask_in_turn(message, timeout_s, sender)
+        return await ask_in_turn(self, message, timeout_s, sender)
 
-    async def _ask_in_turn(self, message: Message, timeout_s: float, sender: ModuleProxy | None) -> Any:
-        """Ask through the mailbox. Apart from `ask`, whose variables no inner function is to hold: that costs each call."""
-        self.refuse()
-        reply = message.reply = asyncio.get_running_loop().create_future()
-        timer = self.app.clock.call_at(
-            self.app.clock.now() + timeout_s, lambda: self._give_up(message, timeout_s)
-        )
-        try:
-            self.accept(message, sender)
-            if self.held is not None and self.held.admits(message.path):
-                self.admit = len(self.mailbox.queue)  # with all that stands before it: order is kept
-                self.pump.rouse()
-            result = await reply
-            if self.stored:
-                await self._stored_on_disk()
-            return result
-        finally:
-            timer.cancel()
-            message.trace = ASKED_BY  # the unit may still be under way, and fail later
-            message.reply = None  # an error's frames hold the message: this circle would never be freed
-            del reply
-
-    async def _stored_on_disk(self) -> None:
+    async def stored_on_disk(self) -> None:
         """A reply leaves after what the units before it put into inboxes of durable modules is there. Raises DurabilityLost."""
         stored = self.stored
         await self.app.durability.reached(stored)
         if self.stored == stored:
             self.stored = 0
-
-    def _give_up(self, message: Message, timeout_s: float) -> None:
-        reply = message.reply
-        if reply is None or reply.done():
-            return
-        if self.mailbox.withdraw(message):
-            reply.set_exception(
-                MailboxFull(
-                    f"{self.name}'s mailbox made no room in {timeout_s:g} s; {message.type!r} was not accepted. Ask again later."
-                )
-            )
-        else:
-            reply.set_exception(
-                AskTimeout(
-                    f"{self.name} did not answer {message.type!r} in {timeout_s:g} s; it was accepted and may still be "
-                    "handled. Ask with a longer timeout, or look at `livetag status`."
-                )
-            )
