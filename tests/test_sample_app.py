@@ -21,8 +21,8 @@ import pytest
 
 import livetag
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.at_once import at_once
 from orchestrator.runtime.loader import Loaded, load_blueprint
-from orchestrator.runtime.slices import at_once
 from orchestrator.runtime.state import PLAIN_STATE
 from orchestrator.runtime.table_image import TableImage, saving
 from orchestrator.upgrade.incoming import Incoming, KeptState, StateCopy

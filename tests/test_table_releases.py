@@ -11,7 +11,7 @@ from time import perf_counter, thread_time
 
 import pytest
 
-from orchestrator.runtime.slices import at_once
+from orchestrator.runtime.at_once import at_once
 from orchestrator.runtime.table_image import restoring, saving
 from orchestrator.runtime.table_sweep import finishing
 from tests.runtime_kit import books_balance, idle, until

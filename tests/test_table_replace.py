@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.runtime.slices import at_once
+from orchestrator.runtime.at_once import at_once
 from orchestrator.runtime.table_image import image_of
 from orchestrator.runtime.table_replace import preparing
 from tests.table_kit import One, Two, begin, records

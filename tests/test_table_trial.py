@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.runtime.slices import at_once
+from orchestrator.runtime.at_once import at_once
 from orchestrator.runtime.table_image import TableImage, records_of, saving
 from orchestrator.runtime.table_sample import (
     SAMPLE_BYTES_MAX,

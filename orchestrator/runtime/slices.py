@@ -1,4 +1,4 @@
-"""Long work that leaves the event loop free: a generator that yields often, run to its end at once or in slices."""
+"""Long work that leaves the event loop free: a generator that yields often, run to its end in slices or in turns (see at_once)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 SLICE_S = 0.0005
-SHORT_S = 0.00005  # of little work, beside which nobody is to notice anything
 
 
-async def in_slices(work: Generator[None, None, T], slice_s: float = SLICE_S) -> T:
-    """What `work` returns. The event loop turns after `slice_s` seconds of it, if `work` yields that often."""
-    end = perf_counter() + slice_s
+async def in_slices(work: Generator[None, None, T]) -> T:
+    """What `work` returns. The event loop turns at least once per millisecond, if `work` yields that often."""
+    end = perf_counter() + SLICE_S
     while True:
         try:
             next(work)
@@ -23,14 +22,15 @@ async def in_slices(work: Generator[None, None, T], slice_s: float = SLICE_S) ->
             return value
         if perf_counter() >= end:
             await asyncio.sleep(0)
-            end = perf_counter() + slice_s
+            end = perf_counter() + SLICE_S
 
 
-def at_once(work: Generator[None, None, T]) -> T:
-    """What `work` returns; blocks."""
+async def in_turns(work: Generator[None, None, T]) -> T:
+    """What `work` returns. The event loop turns at each of its yields: short steps, which no clock makes others."""
     while True:
         try:
             next(work)
         except StopIteration as done:
             value: T = done.value
             return value
+        await asyncio.sleep(0)

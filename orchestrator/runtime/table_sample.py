@@ -1,4 +1,4 @@
-"""A sample of a module's Tables, for a trial: picked at once between two units, and encoded afterwards, in slices.
+"""A sample of a module's Tables, for a trial: picked at once between two units, and encoded afterwards, part by part.
 
 What is picked are references to bytes that nobody changes, so the sample is of one moment though it is encoded later.
 """

@@ -5,7 +5,6 @@ What the ledger says is always on disk: a record is applied once its ticket says
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -99,8 +98,7 @@ class Book:
     async def flush(self) -> None:
         """Return once all that was appended is on disk. Raises JournalFailed."""
         if self._pending:
-            self.journal.wake()
-            await asyncio.gather(*map(self.journal.durable, list(self._pending)))
+            await self.journal.durable(self._pending[-1])  # in order, so all before it are, too
             self._apply()
 
     def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:

@@ -15,7 +15,7 @@ from orchestrator.runtime.boundary import between_units
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.proxy import ModuleProxy
-from orchestrator.runtime.slices import SHORT_S, in_slices
+from orchestrator.runtime.slices import in_turns
 from orchestrator.runtime.state_sample import Cut, state_sample
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.table_sample import Picked, TableSample, part_of, pick_records, sampling
@@ -64,7 +64,7 @@ async def copied(
         picked += await _between_units(
             proxy, old, partial(pick_records, proxy.tables, name, SAMPLE_MAX), drain_s
         )
-    found = await in_slices(sampling(picked), SHORT_S)
+    found = await in_turns(sampling(picked))
     codec = old.blueprint.codec
     state = StateCopy(
         old.blueprint.state_version, live.data, cut=bool(live.cuts), handed_on_as=codec.handed_on_as

@@ -7,7 +7,7 @@ from orchestrator.upgrade.planner import Outlook
 
 def damage(outlook: Outlook) -> str:
     """The tags that are lost and the releases that cannot be read; empty if there are none."""
-    lost = [f"{name} cannot be read: {ref.lost}" for name, ref in sorted(outlook.refs.items()) if ref.lost]
+    lost = sorted(f"{name} cannot be read: {ref.lost}" for name, ref in outlook.refs.items() if ref.lost)
     if lost:
         lost.append("A tag that is lost counts as it was last seen; livetag doctor says what to do")
     found = outlook.candidates.values()

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.upgrade.desired import Key, desired, wishes
+from orchestrator.runtime.slices import in_turns
+from orchestrator.upgrade.desired import Key, desiring, wishes
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.orders import Admission, pinned, superseded
 from orchestrator.upgrade.records import TagAccepted
@@ -110,7 +111,9 @@ class Gate:
         """Verify anew each tag that would be acted on (3.); those that fail are out, and the next lower one is looked at."""
         ledger = look.ledger
         while True:
-            tags = desired(look.refs, ledger.quarantine.keys(), prereleases=self._prereleases)
+            tags = await in_turns(
+                desiring(look.refs, ledger.quarantine.keys(), prereleases=self._prereleases)
+            )
             swapped = {o.value.removeprefix("v") for o in ledger.overrides.values() if o.what == "swap"}
             wanted = {ref.tag.name: ref for ref in tags.values()}
             wanted |= {n: ref for n, ref in look.refs.items() if str(ref.tag.version) in swapped}

@@ -8,12 +8,13 @@ import msgspec
 from loguru import logger
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.at_once import at_once
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.letters import decode_letter, encode_letter
 from orchestrator.runtime.message import Message, decode_message, encode_message
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.rest import Resting
-from orchestrator.runtime.slices import at_once, in_slices
+from orchestrator.runtime.slices import in_slices
 from orchestrator.runtime.table_image import saving
 from orchestrator.runtime.table_sweep import finishing
 from orchestrator.upgrade.durable_rows import DurableImage

@@ -11,10 +11,11 @@ from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import describe
 from orchestrator.runtime.description import Description
 from orchestrator.runtime.message import is_authors
+from orchestrator.runtime.slices import in_turns
 from orchestrator.runtime.tables import ModuleTables
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.checks import Check, Environment, Live
-from orchestrator.upgrade.desired import Key, desired, wishes
+from orchestrator.upgrade.desired import Key, desiring, wishes
 from orchestrator.upgrade.gate import Gate
 from orchestrator.upgrade.ledger import Ledger
 from orchestrator.upgrade.orders import Admission
@@ -94,7 +95,7 @@ class Planner:
     async def _look(
         self, refs: RefMap, ledger: Ledger, asked: _Asked, quarantine: Collection[Key]
     ) -> Outlook:
-        tags = desired(refs, quarantine, prereleases=self._prereleases)
+        tags = await in_turns(desiring(refs, quarantine, prereleases=self._prereleases))
         composition: AppManifest | None = None
         if APP in tags:
             try:

@@ -77,7 +77,8 @@ class Repository:
 
     async def refs(self) -> RefMap:
         """Every tag inside the grammar and where it points now; a damaged one counts as it was last seen."""
-        return _as_pinned(await self._run(self._store.refs), self._pins())
+        pins = self._pins()
+        return await self._run(lambda: _as_pinned(self._store.refs(), pins))
 
     async def stamp(self) -> Stamp:
         """A cheap sign of the tags, to be given to `is_unmoved`."""
@@ -89,7 +90,8 @@ class Repository:
 
     async def refs_after(self, changes: Mapping[str, str | None]) -> RefMap:
         """The refs as they would be with these tags moved; nothing is moved."""
-        return _as_pinned(await self._run(lambda: self._store.refs_after(changes)), self._pins())
+        pins = self._pins()
+        return await self._run(lambda: _as_pinned(self._store.refs_after(changes), pins))
 
     async def verify(self, ref: TagRef, packages: Collection[str], policy: Policy) -> Order:
         """Whether a tag is the order of somebody who may release the packages. Raises TagRefused."""
