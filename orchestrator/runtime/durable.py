@@ -244,7 +244,7 @@ class Durable:
                     if subscription.proxy.keeps:
                         outbox.give(subscription, output)
                     else:
-                        rest.append(output._replace(subscription=subscription))
+                        rest.append(msgspec.structs.replace(output, subscription=subscription))
                 continue
             target = app.names.find(output.name)
             if target is not None and target.keeps:

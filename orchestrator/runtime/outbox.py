@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from orchestrator.runtime.events import Subscription
     from orchestrator.runtime.proxy import ModuleProxy
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """What a unit gave out: a message for a name, or, without a type, an event on a topic.
 
     `until`: the clock's time up to which the name may be unbound. An event that some subscribers have already is one
@@ -135,7 +137,9 @@ class Outbox:
             return output
         message = app.message(output.type or "", output.body, self._owner.name)
         reason = f"the host ended while it waited for a module to be bound to {output.name!r} (wait_s)"
-        return output._replace(letter=app.letters.promise(output.name, message, reason, app.clock.wall()))
+        return msgspec.structs.replace(
+            output, letter=app.letters.promise(output.name, message, reason, app.clock.wall())
+        )
 
     def _why_unbound(self, output: Output) -> str:
         absent = self._owner.app.names.absent.get(output.name)
@@ -154,7 +158,7 @@ class Outbox:
             if (
                 subscription.proxy in self._waits.values()
             ):  # its events stay in the order of its subscriptions
-                later.append(event._replace(subscription=subscription))
+                later.append(msgspec.structs.replace(event, subscription=subscription))
             else:
                 self.give(subscription, event)
         self.queue.extendleft(reversed(later))

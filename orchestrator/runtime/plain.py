@@ -25,10 +25,17 @@ _DEPTH_MAX: Final = 100  # below what Python's recursion, and the encoder's, can
 
 
 def check_body(body: object) -> None:
-    """Raises BodyRefused, with the path of the first part that is not plain data. Changes nothing."""
+    """Raises BodyRefused, with the path of the first part that is not plain data. Changes nothing.
+
+    What most bodies are, values and lists of them under names, is looked through here; the rest, and all that is wrong, is
+    walked anew.
+    """
     if body.__class__ is dict:
         for key, value in body.items():
-            if value.__class__ not in FLAT or key.__class__ is not str:
+            if key.__class__ is not str or not (
+                value.__class__ in FLAT
+                or (value.__class__ in _SEQUENCES and FLAT.issuperset(map(type, value)))
+            ):
                 break
         else:
             return

@@ -18,6 +18,7 @@ from tests.benchmarks.peers.answer import Measured
 from tests.stories.deployment import Deployment, deployed, wait_until
 
 SAMPLE = Path(sample_app.__file__).parent
+DECODER = SAMPLE / "upgrades" / "decoder-1.1.0"  # the newest, which remembers what peers repeat
 CHAIN = ("source", "decoder", "rib", "detector", "alerts")
 #: A file of a public collector that lies beside some clones; without it the sample's own feed is read.
 FEED_2016 = ROOT.parent / "shared" / "data" / "bgp" / "mrt" / "ris_updates_20160811_1600.gz"
@@ -72,7 +73,7 @@ class Sample:
         self._deployment, self._path = deployment, path
         self._run = 0
         for name in CHAIN:
-            self._write(name, SAMPLE / "modules" / name)
+            self._write(name, DECODER if name == "decoder" else SAMPLE / "modules" / name)
 
     def _write(self, name: str, folder: Path) -> None:
         to = self._deployment.work.path / "modules" / name
