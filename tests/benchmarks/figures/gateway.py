@@ -39,6 +39,12 @@ def figure_11(bench: Bench) -> list[Row]:
         ),
         Row(
             11,
+            ours.of("gap", "gateway: longest gap between answers at an upgrade"),
+            ours.of("quiet", "the same time without an upgrade"),
+            unit="ms",
+        ),
+        Row(
+            11,
             ours.of("slowest", "gateway: slowest answer at an upgrade"),
             theirs.of("slowest", "gunicorn HUP"),
             unit="ms",
@@ -95,6 +101,8 @@ class Gateway:
     def upgrade(self, span_s: float) -> Measured:
         with Traffic(self._port, CLIENTS, Room().join, line) as traffic:
             wait_until(lambda: len(traffic.heard.answers) > CLIENTS * 20, "the clients are served", 20)
+            quiet = perf_counter_ns()
+            _await_span(quiet, span_s)
             began = perf_counter_ns()
             self._pushed += 1
             tag = f"gateway/v1.0.{self._pushed}"
@@ -103,7 +111,11 @@ class Gateway:
             assert done.returncode == 0, done.stderr
             _await_span(began, span_s)
             kept = self._deployment.ask("gateway", "clients") / CLIENTS
-        return {**heard(traffic.heard, began, span_s), "kept": [kept]}
+        return {
+            **heard(traffic.heard, began, span_s),
+            "quiet": [traffic.heard.gap(quiet, began)],
+            "kept": [kept],
+        }
 
 
 @contextmanager
