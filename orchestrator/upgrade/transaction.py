@@ -158,7 +158,6 @@ class UpgradeTransaction:
             await self._collect_votes()
             await self._log.write(Prepared(self._txn))
             self._report(Phase.PREPARED, self._prepared())
-            await asyncio.sleep(0)  # the switch has a turn of the event loop of its own
             await self._switch_between_units()
         except asyncio.CancelledError:
             if self._committed is None:  # else the switch was done in this very turn: the decision stands
@@ -246,10 +245,12 @@ class UpgradeTransaction:
             drain_s=min(p.limits.drain_s for p in self._participants),
             patience_s=self._patience_s,
         )
+        await asyncio.sleep(0)  # the switch has a turn of the event loop of its own
         try:
             await quiesce.run()
         finally:
             self._pause = quiesce.pause
+        await asyncio.sleep(0)  # and those who waited are served before the decision is brought to the disk
 
     def _switch(self, quiesce: Quiesce[None]) -> None:
         with no_collection():
@@ -324,7 +325,6 @@ class UpgradeTransaction:
         fact = self._committed.record.fact
         assert isinstance(fact, Committed)  # noqa: S101  # the switch appended it
         pause = Pause(fact.pause_us, fact.held_messages)  # what is told is what the journal says
-        await asyncio.sleep(0)  # those who waited are served first
         self._log.wake()
         for participant in sorted(self._participants, key=lambda p: p.new is None):
             await participant.start()  # what leaves may take its time to end; nobody waits for that
