@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import astuple
+
 from livetag import Module
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.blueprint import Blueprint
@@ -289,7 +291,8 @@ def at_prefix(count: int, tape: Tape) -> Iterator[None]:
         yield
     except BaseException as error:
         last = [
-            [f"{type(w).__name__} {w[:3]}" for w in writes] or [str(line.record.fact)[:100] for line in lines]
+            [f"{type(w).__name__} {astuple(w)[:3]}" for w in writes]
+            or [str(line.record.fact)[:100] for line in lines]
             for lines, _, writes in tape.items[max(0, count - 3) : count + 2]
         ]
         raise AssertionError(

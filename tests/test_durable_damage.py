@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple
 
 from orchestrator.runtime.durability import InboxRow, LetterRow, RecordRow, StateRow, Write
 from orchestrator.runtime.message import Message, encode_message
@@ -130,7 +131,8 @@ def test_a_journal_of_the_format_without_checksums_is_taken_over_whole(tmp_path:
     assert "sum" not in before
     for row in rows():
         table = {StateRow: "state", RecordRow: "record", InboxRow: "inbox", LetterRow: "letter"}[type(row)]
-        connection.execute(f"INSERT INTO durable_{table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+        values = astuple(row)
+        connection.execute(f"INSERT INTO durable_{table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
     connection.close()
     assert read(path) == good
     assert read(path) == good

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from orchestrator.runtime.clock import Clock, Timer
 from orchestrator.runtime.errors import DurabilityLost
@@ -21,7 +23,11 @@ STATE_BYTES_MAX = (
 WAIT_S = 30.0  # a disk that takes nothing for so long has failed
 
 
-class StateRow(NamedTuple):
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One write. A struct: each durable unit makes some, and a named tuple costs three times as much."""
+
+
+class StateRow(Row, frozen=True):
     """`self.state` of a module, whole."""
 
     module: str
@@ -30,7 +36,7 @@ class StateRow(NamedTuple):
     data: bytes
 
 
-class RecordRow(NamedTuple):
+class RecordRow(Row, frozen=True):
     """A record of a Table, with the version of its schema; without data: it is deleted. `key` is msgpack."""
 
     module: str
@@ -40,7 +46,7 @@ class RecordRow(NamedTuple):
     data: bytes | None
 
 
-class InboxRow(NamedTuple):
+class InboxRow(Row, frozen=True):
     """A message that a module has accepted."""
 
     row: int
@@ -48,13 +54,13 @@ class InboxRow(NamedTuple):
     data: bytes
 
 
-class InboxGone(NamedTuple):
+class InboxGone(Row, frozen=True):
     """It was handled, or is a dead letter."""
 
     row: int
 
 
-class LetterRow(NamedTuple):
+class LetterRow(Row, frozen=True):
     """A dead letter."""
 
     number: int
@@ -64,13 +70,13 @@ class LetterRow(NamedTuple):
     at: float
 
 
-class LetterGone(NamedTuple):
+class LetterGone(Row, frozen=True):
     """It was given again, or dropped."""
 
     number: int
 
 
-class Forget(NamedTuple):
+class Forget(Row, frozen=True):
     """Everything that is kept of a module but its dead letters; with `tables`: the records of these alone."""
 
     module: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,7 +40,7 @@ UNITS_AHEAD_MAX = 1024  # units of one module that have ended and are not on dis
 _KEYS = msgspec.msgpack.Encoder()
 
 
-class _Ended(NamedTuple):
+class _Ended(msgspec.Struct, frozen=True):
     """A unit that has ended, and what leaves of it."""
 
     outputs: list[Output]

@@ -13,6 +13,7 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
+from msgspec.structs import astuple
 
 from orchestrator.runtime.durability import (
     Forget,
@@ -21,6 +22,7 @@ from orchestrator.runtime.durability import (
     LetterGone,
     LetterRow,
     RecordRow,
+    Row,
     StateRow,
     Write,
 )
@@ -49,8 +51,8 @@ class RowDamaged(Exception):
     """A row, or the file around the rows, is not what was written."""
 
 
-def _summed(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    return ((*row, crc32(_ENCODER.encode(row))) for row in rows)
+def _summed(rows: Iterable[Row]) -> Iterator[tuple[Any, ...]]:
+    return ((*astuple(row), crc32(_ENCODER.encode(row))) for row in rows)
 
 
 def _rows(connection: sqlite3.Connection, query: str) -> Iterator[Any]:
@@ -119,7 +121,7 @@ class _Net:
         elif isinstance(write, StateRow):
             self.states[write.module] = write
         elif isinstance(write, RecordRow):
-            self.records[write[:3]] = write
+            self.records[write.module, write.table, write.key] = write
         elif isinstance(write, LetterRow):
             self.letters[write.number] = write
         elif isinstance(write, LetterGone):
