@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter, thread_time
 
@@ -112,6 +114,47 @@ def test_the_release_that_knows_a_step_stays_loaded_until_no_record_needs_it(tmp
         await swept(swapper)
         assert (stale(swapper), loads("rib")) == (0, 1)
         assert await swapper.app.ask("rib", "total") == 0
+
+    with_swapper(tmp_path, story)
+
+
+def test_a_release_that_no_record_needs_is_unloaded_beside_the_loop_though_the_sweep_is_stopped(
+    tmp_path: Path,
+) -> None:
+    async def story(swapper: Swapper) -> None:
+        first = swapper.write("rib", "1.0.0", {"__init__.py": FIRST})
+        await swapper.swap(first)
+        await swapper.app.ask("rib", "fill", {"count": 5000})
+        await swapper.swap(swapper.write("rib", "1.1.0", FILES))
+        await swept(swapper)
+        await swapper.swap(first)
+        proxy, free, threads = swapper.app.modules["rib"], threading.Event(), ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(free.wait)
+        try:
+            assert proxy.tables.kept
+            await until(lambda: not proxy.tables.kept)
+            proxy.sweep.stop()
+            await asyncio.sleep(0)
+            assert loads("rib") == 2  # its turn in that thread is waited for
+        finally:
+            free.set()
+        await until(lambda: loads("rib") == 1)
+
+    with_swapper(tmp_path, story)
+
+
+def test_a_layer_lets_go_of_its_room_shard_by_shard(tmp_path: Path) -> None:
+    """All at once it takes some milliseconds at a million records, in one step of the event loop."""
+
+    async def story(swapper: Swapper) -> None:
+        await swapper.swap(swapper.write("rib", "1.0.0", {"__init__.py": FIRST}))
+        await swapper.app.ask("rib", "fill", {"count": 9000})
+        await swapper.swap(swapper.write("rib", "1.1.0", FILES))
+        (store,) = swapper.app.modules["rib"].tables.stores.values()
+        (layer,) = store.layers
+        await swept(swapper)
+        assert {sys.getsizeof(shard) for shard in layer.shards} == {sys.getsizeof({})}
 
     with_swapper(tmp_path, story)
 

@@ -161,6 +161,8 @@ class TableStore:
             layer.reason = layer.reason or str(error)
             return False
         del shard[key]
+        if not shard:
+            shard.clear()  # a dict keeps its room for what it once held: of all shards at the end it takes milliseconds to free
         if self.converted is not None:
             self.converted.append((key, data))
         return True

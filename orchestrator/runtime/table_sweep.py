@@ -7,7 +7,7 @@ in a thread, which shares the tables with it. When no record needs the steps of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from orchestrator.runtime.retirement import unload_and_free
 from orchestrator.runtime.table_store import SHARDS, Layer, TableStore
 
 if TYPE_CHECKING:
+    from orchestrator.runtime.loader import Loaded
     from orchestrator.runtime.proxy import ModuleProxy
     from orchestrator.runtime.tables import ModuleTables
 
@@ -42,7 +43,7 @@ class Sweep:
     def start(self) -> None:
         """Begin, if there is anything to do."""
         tables = self._proxy.tables
-        if not self.under_way and any(store.layers for store in tables.stores.values()):
+        if not self.under_way and tables.layers:
             task = asyncio.get_running_loop().create_task(self._run(tables), name=f"sweep {self._proxy.name}")
             task.add_done_callback(self._ended)
             self._task = task
@@ -63,13 +64,13 @@ class Sweep:
     async def _run(self, tables: ModuleTables) -> None:
         waiting = [(store, layer) for store in tables.stores.values() for layer in store.layers]
         while waiting:
-            for store, layer in waiting:
-                await self._take_up(store, layer)
+            while waiting:  # no variable here may hold a layer, and with it the release that is freed below
+                await self._take_up(*waiting.pop(0))
             if self._proxy.durable is not None:
                 self._proxy.durable.write_converted()
             while tables.under_way:  # what that unit took out of a layer comes back if it raises
                 await self._rest(REST_S)
-            release(tables)
+            await _release_elsewhere(tables)
             await self._until_changed(tables)
             waiting = [(s, layer) for s in tables.stores.values() for layer in s.layers if layer.put_back]
 
@@ -95,12 +96,12 @@ class Sweep:
 
     async def _until_changed(self, tables: ModuleTables) -> None:
         """Return when a record was put back, or no layer is left."""
-        while layers := [layer for store in tables.stores.values() for layer in store.layers]:
-            if any(layer.put_back for layer in layers):
+        while tables.layers:
+            if any(layer.put_back for layer in tables.layers):
                 return
             await self._rest(LOOK_AGAIN_S)
-            if not tables.under_way and any(layer.empty for layer in layers):
-                release(tables)
+            if not tables.under_way and any(layer.empty for layer in tables.layers):
+                await _release_elsewhere(tables)
 
     async def _rest(self, seconds: float) -> None:
         if self._proxy.durable is not None:
@@ -113,6 +114,11 @@ class Sweep:
 
 def finishing(tables: ModuleTables) -> Generator[None, None, None]:
     """Take up all records, of a module that runs no units meanwhile: before they are saved, or the steps leave."""
+    yield from _all_taken_up(tables)
+    release(tables)
+
+
+def _all_taken_up(tables: ModuleTables) -> Generator[None, None, None]:
     for store in tables.stores.values():
         for layer in store.layers:
             layer.bad, layer.reason = 0, ""
@@ -120,10 +126,19 @@ def finishing(tables: ModuleTables) -> Generator[None, None, None]:
                 for key in list(layer.shards[place]):
                     store.bring_up_swept(layer, place, key)
                     yield
-    release(tables)
 
 
 def release(tables: ModuleTables) -> None:
-    """Unload the releases whose steps no record needs any more."""
-    for loaded in tables.let_go():
+    """Unload the releases whose steps no record needs any more. Takes 1 ms for a small one, so not on a loop that serves."""
+    _unload(tables.let_go())
+
+
+async def _release_elsewhere(tables: ModuleTables) -> None:
+    """The same, in a thread; to its end, though the sweep be stopped meanwhile."""
+    if free := tables.let_go():
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _unload, free))
+
+
+def _unload(releases: Sequence[Loaded]) -> None:
+    for loaded in releases:
         unload_and_free(loaded)

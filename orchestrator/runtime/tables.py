@@ -105,11 +105,16 @@ class ModuleTables:
             table.detach()
             vars(instance).pop(name, None)
 
+    @property
+    def layers(self) -> list[Layer]:
+        """The records that are still as older versions wrote them, of all tables."""
+        return [layer for store in self.stores.values() for layer in store.layers]
+
     # -- releases that are still needed --------------------------------------------------------------------------
 
     def needs(self, loaded: Loaded) -> bool:
         """Whether a record waits for a step of this release."""
-        return any(loaded in layer.needs for store in self.stores.values() for layer in store.layers)
+        return any(loaded in layer.needs for layer in self.layers)
 
     def keep(self, loaded: Loaded) -> bool:
         """Called with a release that leaves service. True: a record needs its steps, so it is unloaded later, by `let_go`."""
