@@ -6,7 +6,6 @@ All of it is worked out once, when a version is loaded; a message costs one look
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any, get_origin, get_type_hints
 
@@ -153,19 +152,16 @@ def _fields(body_type: Any, body_names: list[str], names: list[str | None]) -> A
             return ()
 
         return nothing
-    if len(body_names) == 1:
-        return _only_field(body_type, body_names[0])
-    get = operator.attrgetter(*body_names)
-    return lambda message: get(decode(message))
+    return _all_in_order(body_type)
 
 
-def _only_field(body_type: Any, name: str) -> Arguments:
-    """As above, of one field: most messages have one, and each call less is a tenth of what theirs costs."""
-    convert = msgspec.convert
+def _all_in_order(body_type: Any) -> Arguments:
+    """As above, where the fields are the parameters: what most messages have, and each call less is a tenth of their cost."""
+    convert, fields_of = msgspec.convert, msgspec.structs.astuple
 
     def decode(message: Message) -> Any:
         try:
-            return (getattr(convert({} if message.body is None else message.body, body_type), name),)
+            return fields_of(convert({} if message.body is None else message.body, body_type))
         except msgspec.ValidationError as error:
             raise Misfit(str(error)) from None
 
