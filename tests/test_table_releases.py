@@ -124,7 +124,7 @@ def test_a_release_that_no_record_needs_is_unloaded_beside_the_loop_though_the_s
     async def story(swapper: Swapper) -> None:
         first = swapper.write("rib", "1.0.0", {"__init__.py": FIRST})
         await swapper.swap(first)
-        await swapper.app.ask("rib", "fill", {"count": 5000})
+        await swapper.app.ask("rib", "fill", {"count": 40_000})
         await swapper.swap(swapper.write("rib", "1.1.0", FILES))
         await swept(swapper)
         await swapper.swap(first)

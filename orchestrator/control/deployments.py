@@ -14,6 +14,7 @@ from orchestrator.control.requests import read
 from orchestrator.control.server import Emit
 from orchestrator.control.signed_rollback import message_of, unsigned, verified
 from orchestrator.control.wire import Refused
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.upgrade import words
 from orchestrator.upgrade.causes import Cause
 from orchestrator.upgrade.desired import Key
@@ -255,7 +256,7 @@ class Deployments:
             if not asked.signed:
                 raise unsigned(rollback, asked.reason)
             directory = upgrader.repository.store_path.parent
-            contents, who = await asyncio.to_thread(verified, rollback, asked.signed, directory)
+            contents, who = await in_own_thread(verified, rollback, asked.signed, directory)
         message = message_of(rollback, asked.reason)
         names = await roll_back(upgrader, rollback, Cause(who, asked.reason, rollback.txn), message, contents)
         return await self._outcomes(names, emit, wait=True)

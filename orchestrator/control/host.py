@@ -19,11 +19,13 @@ from orchestrator.control.lock import DeploymentInUse, only_host
 from orchestrator.control.logs import hide_in_logs
 from orchestrator.control.operations import Operations
 from orchestrator.control.outlast import run_to_its_end
+from orchestrator.control.pools import threads_left
 from orchestrator.control.server import ControlServer, SocketTaken
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until, within
 from orchestrator.runtime.collecting import freeze_the_living
 from orchestrator.runtime.errors import ModuleError, Overrun, QuiesceTimeout
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.quiesce import Quiesce
 from orchestrator.runtime.watchdog import Watchdog
 from orchestrator.upgrade.alarm import stepwise
@@ -53,6 +55,10 @@ SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's th
 STOP_S = 2.0  # for each module's stop()
 SERVED_S = 1.0  # the shortest time after which a switch is said to have lasted
 _ARMED = "failpoints are ON: this host dies and fails on purpose, as its file failpoints says; it is for tests only"
+_THREADS_LEFT = (
+    "the host ends without these threads of its modules, which still run {1:g} s after stop(): {0}. What is given to "
+    "asyncio.to_thread() should end by itself"
+)
 _NOT_NOTED = (
     "that what serves has lasted could not be recorded, so that a death of this host counts as one right after its "
     "start: {}"
@@ -76,9 +82,15 @@ def run(deployment: Deployment, without: Collection[str] = ()) -> int:
     except (DeploymentInUse, SocketTaken, FailpointsRefused, UpgradeError, StoreError, OSError) as error:
         logger.error("{}", error)
         return 1
+    left = threads_left(STOP_S)
+    if left:
+        logger.warning(_THREADS_LEFT, ", ".join(left), STOP_S)
     if again:
         logger.info("starting again")
         os.execv(sys.executable, [sys.executable, "-m", "livetag", *sys.argv[1:]])  # noqa: S606
+    if left:
+        logger.remove()  # all of it is written
+        os._exit(code)  # Python would wait for them without end
     return code
 
 
@@ -112,7 +124,7 @@ class _Host:
             await self._serve(Book(journal, self._box))
         finally:
             self._box.close()
-            await loop.run_in_executor(None, journal.close)
+            await in_own_thread(journal.close)
         return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
@@ -154,7 +166,7 @@ class _Host:
             without=self._without,
         )
         settling = asyncio.ensure_future(self._settle(app, book))
-        await asyncio.get_running_loop().run_in_executor(None, freeze_the_living)
+        await in_own_thread(freeze_the_living)
         prereleases = self._config.host.prereleases
         strict = self._config.policy.mode == "strict"
         gate = Gate(self._deployment.path, prereleases=prereleases) if strict else None
@@ -189,7 +201,7 @@ class _Host:
             await self._stop.wait()
             logger.info("stopping: draining {} modules", len(app.modules))
         finally:
-            await asyncio.get_running_loop().run_in_executor(None, monitor.stop)
+            await in_own_thread(monitor.stop)
             await upgrader.leave(running)
             settling.cancel()
             watching.cancel()

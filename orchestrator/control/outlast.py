@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from loguru import logger
 
+from orchestrator.control.pools import Pools
 from orchestrator.runtime.errors import error_text
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ def run_to_its_end(main: Coroutine[Any, Any, T]) -> T:
     What a callback raises to end the process is logged with its trace, and the loop goes on with the next callback. (Of two
     that do so in one turn, uvloop tells the last.)
     """
-    loop = new_loop()
+    loop, pools = new_loop(), Pools()
+    loop.set_default_executor(pools)
     try:
         asyncio.set_event_loop(loop)
         return _outlast(loop, loop.create_task(main))
@@ -33,7 +35,7 @@ def run_to_its_end(main: Coroutine[Any, Any, T]) -> T:
         try:
             _cancel_all(loop)
             loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
+            pools.shutdown(wait=False, cancel_futures=True)  # a module's may never end: nobody waits here
         finally:
             asyncio.set_event_loop(None)
             loop.close()

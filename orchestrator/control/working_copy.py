@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.upgrade.candidate import Candidate
 from orchestrator.upgrade.desired import Wish, desired, wishes
 from orchestrator.upgrade.repository import Repository
@@ -55,8 +55,8 @@ async def opened(path: Path, limits: TrialSection) -> AsyncIterator[WorkingCopy]
     """
     folder = Path(tempfile.mkdtemp(prefix="livetag-check-"))
     try:
-        taken = await asyncio.to_thread(snapshot, path, folder)
-        content, refs = await asyncio.to_thread(content_of, taken)
+        taken = await in_own_thread(snapshot, path, folder)
+        content, refs = await in_own_thread(content_of, taken)
         repository = Repository(
             taken.store,
             folder / "stage",
@@ -68,7 +68,7 @@ async def opened(path: Path, limits: TrialSection) -> AsyncIterator[WorkingCopy]
         finally:
             await repository.close()
     finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await in_own_thread(shutil.rmtree, folder, True)
 
 
 def content_of(taken: Snapshot) -> tuple[Content, RefMap]:

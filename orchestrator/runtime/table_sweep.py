@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from orchestrator.runtime.clock import sleep_until
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.retirement import unload_and_free
 from orchestrator.runtime.table_store import SHARDS, Layer, TableStore
 
@@ -136,7 +137,7 @@ def release(tables: ModuleTables) -> None:
 async def _release_elsewhere(tables: ModuleTables) -> None:
     """The same, in a thread; to its end, though the sweep be stopped meanwhile."""
     if free := tables.let_go():
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _unload, free))
+        await asyncio.shield(in_own_thread(_unload, free))
 
 
 def _unload(releases: Sequence[Loaded]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.errors import ModuleError, QuiesceTimeout
 from orchestrator.runtime.give_way import giving_way
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.upgrade.candidate import Candidate, Problem
 from orchestrator.upgrade.errors import TrialFailed, UpgradeError
 from orchestrator.upgrade.incoming import KeptState
@@ -41,12 +42,12 @@ async def looking_ahead(repository: Repository, clone: Path | None = None) -> As
 
     `clone` is a Git directory. Raises StoreError.
     """
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="livetag-plan-"))
+    folder = Path(await in_own_thread(tempfile.mkdtemp, None, "livetag-plan-"))
     try:
         store = None
         if clone is not None:
             store = folder / "store.git"
-            await asyncio.to_thread(make_overlay, store, repository.store_path, clone)
+            await in_own_thread(make_overlay, store, repository.store_path, clone)
         ahead = repository.ahead(folder / "stage", store)
         await ahead.open()
         try:
@@ -54,12 +55,12 @@ async def looking_ahead(repository: Repository, clone: Path | None = None) -> As
         finally:
             await ahead.close()
     finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await in_own_thread(shutil.rmtree, folder, True)
 
 
 async def refs_with(refs: RefMap, ahead: Repository, clone: Path, tags: Sequence[str]) -> RefMap:
     """The refs as they would be if these tags were pushed from the clone. Raises StoreError if it lacks one."""
-    there = await asyncio.to_thread(tags_of, clone)
+    there = await in_own_thread(tags_of, clone)
     for tag in tags:
         if tag not in there:
             raise StoreError(f"{clone} has no tag {tag}. Tag a commit there first: git tag {tag}.")

@@ -20,6 +20,7 @@ from orchestrator.runtime.errors import ModuleError, Overrun, error_text
 from orchestrator.runtime.figures import Terms
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import author_line
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.resources import Opening
 from orchestrator.runtime.rest import Resting
@@ -330,7 +331,7 @@ class Participant:
             for loaded in converters:
                 loaded.unload()
         leaving.forget_state()
-        remains = await asyncio.get_running_loop().run_in_executor(None, Remains, leaving)
+        remains = await in_own_thread(Remains, leaving)
         if leaving.loaded is not None and self.proxy.tables.keep(leaving.loaded):
             remains.kept_as = "converter of records that it wrote"
         elif leaving.loaded is not None:

@@ -6,7 +6,6 @@ release that comes is tried on what is left.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -15,6 +14,7 @@ import msgspec
 
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.table_image import TableImage, records_of
 from orchestrator.runtime.table_types import shown
@@ -136,7 +136,7 @@ async def _fits_below(report: TrialReport, after: Entry, old: Implementation) ->
     """
     if report.went_down is None and not report.tables_down:
         return
-    wrong = await asyncio.get_running_loop().run_in_executor(None, _misfit_below, report, old)
+    wrong = await in_own_thread(_misfit_below, report, old)
     if wrong:
         raise TrialFailed(
             "way_back",

@@ -12,6 +12,7 @@ from loguru import logger
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until
 from orchestrator.runtime.holders import find_holders, loop_roots, process_roots
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.retirement import Remains
 
 #: What was under way when a version left (a reply, a thread that ends by itself) has so long to let go of it.
@@ -62,7 +63,7 @@ class Retirements:
             for (
                 leftover
             ) in before:  # who held it may have let go, and what is in a circle goes by a collection only
-                await asyncio.get_running_loop().run_in_executor(None, leftover.remains.collect)
+                await in_own_thread(leftover.remains.collect)
 
         task = asyncio.ensure_future(prove_all())
         self._proving.add(task)
@@ -83,11 +84,11 @@ class Retirements:
         if remains.kept_as:
             self._kept = [*self.kept, remains]
             return False
-        clock, loop = self._app.clock, asyncio.get_running_loop()
+        clock = self._app.clock
         for seconds in self._look_again_after_s:
             if seconds:
                 await sleep_until(clock, clock.now() + seconds)
-            if await loop.run_in_executor(None, remains.collect):
+            if await in_own_thread(remains.collect):
                 self.proven += 1
                 return True
         held_by = await self._holders(remains)
@@ -109,7 +110,7 @@ class Retirements:
             return tuple(found)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, search)
+            return await in_own_thread(search)
         finally:
             roots.clear()
 

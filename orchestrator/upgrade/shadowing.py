@@ -19,6 +19,7 @@ from orchestrator.runtime.clock import sleep_until, within
 from orchestrator.runtime.errors import ModuleError, error_text
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.loader import author_line
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.retirement import Remains
 from orchestrator.runtime.shadow import Ending, Shadow, Wanted
 from orchestrator.runtime.state import PLAIN_STATE, find_chain, migrate
@@ -253,7 +254,7 @@ class _One:
             return None
         await self._participant.end("stop() of the shadow", new.stop(), new.version)
         new.forget_state()
-        remains = await asyncio.get_running_loop().run_in_executor(None, Remains, new)
+        remains = await in_own_thread(Remains, new)
         remains.version = f"{remains.version} (shadow)"
         if new.loaded is not None:
             new.loaded.unload()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.runtime.blueprint import Blueprint
 from orchestrator.runtime.figures import Terms
 from orchestrator.runtime.loader import Loaded, load_blueprint
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.incoming import Code, Incoming, StateCopy
@@ -134,7 +135,7 @@ async def in_a_thread(work: Callable[[], T]) -> T:
     result.set_running_or_notify_cancel()  # from here a cancellation of the waiting task leaves the result alone
     thread = threading.Thread(target=run, name="livetag-load", daemon=True)
     # To start one waits until it runs, a quarter of a millisecond that the event loop does not have.
-    await asyncio.get_running_loop().run_in_executor(None, thread.start)
+    await in_own_thread(thread.start)
     return await asyncio.wrap_future(result)
 
 

@@ -20,6 +20,7 @@ from typing import IO
 
 import msgspec
 
+from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial_child import Ending, children_of
@@ -82,7 +83,7 @@ async def trial(
     request = _request(path, package, manifest, trial or TrialSection(), rehearsal)
     stop = threading.Event()
     label = f"{rehearsal.name} {rehearsal.version}"
-    work = asyncio.ensure_future(asyncio.to_thread(run_child, request, label, stop))
+    work = asyncio.ensure_future(in_own_thread(run_child, request, label, stop))
     try:
         report = await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -290,3 +290,36 @@ def test_a_module_that_cannot_come_back_is_said_and_the_others_serve(
     deployment.stop()
     deployment.start()
     assert deployment.ask("picky", "well") is True
+
+
+# More calls than the event loop has threads, and none returns while the test runs.
+HOGGING = """
+    import asyncio
+    import time
+
+    from livetag import Module, handles
+
+    class Hog(Module):
+        def initial_state(self):
+            return {"hogged": 0}
+
+        @handles
+        def hog(self) -> int:
+            for _ in range(100):
+                asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+            self.state["hogged"] += 1
+            return self.state["hogged"]
+"""
+
+
+def test_threads_that_modules_have_taken_hold_up_neither_an_upgrade_nor_the_end(tmp_path: Path) -> None:
+    with deployed(tmp_path) as deployment:
+        deployment.deploy("hog/v1.0.0", hog=HOGGING)
+        deployment.deploy(V1, counter=counter(1))
+        assert deployment.ask("hog", "hog") == 1
+        deployment.deploy(V2, counter=counter(2))
+        assert deployment.ask("counter", "tick") == 2
+        assert deployment.stop() == 0
+        assert "the host ends without these threads of its modules" in deployment.said()
+        deployment.start()
+        assert (deployment.ask("hog", "hog"), deployment.ask("counter", "tick")) == (2, 4)
