@@ -145,7 +145,7 @@ def test_a_way_back_to_what_the_version_in_service_cannot_take_is_refused(
     asyncio.run(story())
 
 
-def test_a_state_is_never_copied_half_way_through_a_unit() -> None:
+def test_state_and_tables_are_of_one_moment_that_is_in_no_unit() -> None:
     async def story() -> None:
         async with running({"a": Halves}) as app:
             for _ in range(9):
@@ -155,7 +155,12 @@ def test_a_state_is_never_copied_half_way_through_a_unit() -> None:
             await looked_at(app, source)
             assert source.state is not None
             copy = PLAIN_STATE.decode(source.state.data)
-            assert copy["left"] == copy["right"] > 0
+            assert (
+                copy["left"]
+                == copy["right"]
+                == sum(1 for image in source.tables for _ in records_of(image))
+                > 0
+            )
 
     asyncio.run(story())
 

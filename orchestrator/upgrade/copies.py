@@ -1,22 +1,20 @@
 """What a trial gets of the live module: a copy of its state, and a sample of its Tables (DESIGN §7.2).
 
-It is taken between two units, some milliseconds at a time, however large it all is; what was left out is said.
+It is taken in one moment between two units, in some milliseconds, however large it all is; what was left out is said.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 from orchestrator.runtime.boundary import between_units
 from orchestrator.runtime.errors import StateInvalid
 from orchestrator.runtime.implementation import Implementation
 from orchestrator.runtime.proxy import ModuleProxy
 from orchestrator.runtime.slices import in_turns
-from orchestrator.runtime.state_sample import Cut, state_sample
+from orchestrator.runtime.state_sample import Cut, StateSample, state_sample
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.runtime.table_sample import Picked, TableSample, part_of, pick_records, sampling
 from orchestrator.upgrade.errors import TrialFailed
@@ -24,8 +22,6 @@ from orchestrator.upgrade.incoming import KeptState, StateCopy
 
 SAMPLE_MAX = 1_000  # records of each table and version
 CUTS_SAID_MAX = 3
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +42,19 @@ async def copied(
 ) -> Copies:
     """Copies of what a version starts from: of the one in service, else of what is kept.
 
-    Each is taken when the unit under way ends, within `drain_s` seconds. Raises StateInvalid; QuiesceTimeout and TrialFailed
-    if there was no moment for it.
+    They are of one moment, when the unit under way ends, within `drain_s` seconds. Raises StateInvalid; QuiesceTimeout and
+    TrialFailed if there was no moment for it.
     """
     if old is None:
         return _kept(kept)
+    await asyncio.sleep(0)  # the moment has a turn of the event loop of its own
     try:
-        live = await _between_units(proxy, old, lambda: state_sample(old.state, old.blueprint.codec), drain_s)
+        live, picked = await _between_units(proxy, old, drain_s)
     except StateInvalid as error:
         raise StateInvalid(
             f"the state of {old.name} {old.version} in service cannot be copied for the trial, which is not the new "
             f"version's fault. {error}"
         ) from error
-    picked: list[Picked] = []
-    for name in proxy.tables.stores:
-        await asyncio.sleep(0)  # each in a turn of the loop of its own
-        picked += await _between_units(
-            proxy, old, partial(pick_records, proxy.tables, name, SAMPLE_MAX), drain_s
-        )
     found = await in_turns(sampling(picked))
     codec = old.blueprint.codec
     state = StateCopy(
@@ -73,18 +64,23 @@ async def copied(
 
 
 async def _between_units(
-    proxy: ModuleProxy, old: Implementation, action: Callable[[], T], drain_s: float
-) -> T:
-    """What it gives between two units of this very version."""
+    proxy: ModuleProxy, old: Implementation, drain_s: float
+) -> tuple[StateSample, list[Picked]]:
+    """The state, and records of each table, of one moment between two units of this very version."""
 
-    def act() -> list[T]:
-        return [action()] if proxy.implementation is old else []
+    def act() -> tuple[StateSample, list[Picked]] | None:
+        if proxy.implementation is not old:
+            return None
+        state = state_sample(old.state, old.blueprint.codec)
+        return state, [
+            each for name in proxy.tables.stores for each in pick_records(proxy.tables, name, SAMPLE_MAX)
+        ]
 
     found = await between_units(proxy, act, drain_s)
-    if not found:
+    if found is None:
         left = f"{old.name} {old.version} left service while its state was copied for the trial"
         raise TrialFailed("start", left, "moment")
-    return found[0]
+    return found
 
 
 def _kept(kept: KeptState | None) -> Copies:
