@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 
 from loguru import logger
 
@@ -41,14 +42,15 @@ from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Served, Settled
 from orchestrator.upgrade.recovery import bring_back, close_the_past
-from orchestrator.upgrade.repository import Describe, Repository
+from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.rolling_back import go_on_with_rollback
 from orchestrator.upgrade.source import incoming_release, unwatched
 from orchestrator.upgrade.trial import describe
+from orchestrator.upgrade.trial_keepers import Keepers
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.errors import StoreError
 from repo_store.failpoints import FailpointsRefused, arm, step
-from repo_store.manifest import HostConfig, TrialSection
+from repo_store.manifest import HostConfig
 from repo_store.monitor import TagMonitor
 
 SWITCH_INTERVAL_S = 0.00001  # a saturated loop must not starve the journal's thread; see runtime/give_way
@@ -113,6 +115,7 @@ class _Host:
         self._exit_code = 0
         self._box = BlackBox(deployment.black_box)
         self._offers = host_environment()
+        self._keepers = Keepers()
 
     async def main(self) -> tuple[int, bool]:
         """Start, serve, stop; returns the exit code, and whether to start again."""
@@ -123,6 +126,7 @@ class _Host:
         try:
             await self._serve(Book(journal, self._box))
         finally:
+            self._keepers.close()
             self._box.close()
             await in_own_thread(journal.close)
         return self._exit_code, self._restart
@@ -139,7 +143,7 @@ class _Host:
         repository = Repository(
             self._deployment.store,
             self._deployment.stage,
-            _describer(self._config.trial),
+            partial(describe, trial=self._config.trial, keepers=self._keepers),
             lambda: book.ledger.tags,
         )
         await repository.open()
@@ -153,7 +157,7 @@ class _Host:
         book.hide = app.secrets.hide
         hide_in_logs(app.secrets.hide)
         app.ownership.begin()  # from before the first prepare(): no task of a module may end the host
-        bring = incoming_release if self._config.host.probation else unwatched
+        bring = partial(incoming_release if self._config.host.probation else unwatched, keepers=self._keepers)
         recovered = await bring_back(
             app,
             book,
@@ -165,7 +169,7 @@ class _Host:
             stored=stored,
             without=self._without,
         )
-        settling = asyncio.ensure_future(self._settle(app, book))
+        beside = [asyncio.ensure_future(self._settle(app, book))]
         await in_own_thread(freeze_the_living)
         prereleases = self._config.host.prereleases
         strict = self._config.policy.mode == "strict"
@@ -192,7 +196,7 @@ class _Host:
         await server.start()
         upgrader.probations.resume()
         running = asyncio.ensure_future(upgrader.run())
-        watching = asyncio.ensure_future(upgrader.probations.run())
+        beside += map(asyncio.ensure_future, (upgrader.probations.run(), self._keepers.run(app.clock)))
         monitor = self._watch(upgrader)
         watchdog = Watchdog(self._config.host.stall_s, app)
         watchdog.start()
@@ -203,8 +207,8 @@ class _Host:
         finally:
             await in_own_thread(monitor.stop)
             await upgrader.leave(running)
-            settling.cancel()
-            watching.cancel()
+            for each in beside:
+                each.cancel()
             await server.close()
             await self._save(app, book)
             watchdog.stop()
@@ -318,7 +322,3 @@ class _Host:
 def _not_loaded(app: Application, book: Book) -> tuple[str, ...]:
     """The modules of the table of which no code is loaded: they could not come back."""
     return tuple(sorted(n for n in book.ledger.table if n not in app.modules))
-
-
-def _describer(limits: TrialSection) -> Describe:
-    return lambda path, package, manifest: describe(path, package, manifest, limits)

@@ -20,6 +20,7 @@ from orchestrator.upgrade.errors import VoteRefused
 from orchestrator.upgrade.incoming import Code, Incoming, StateCopy
 from orchestrator.upgrade.records import Entry
 from orchestrator.upgrade.trial import TrialReport, trial
+from orchestrator.upgrade.trial_keepers import Keepers
 from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.manifest import ModuleManifest, TrialSection
 
@@ -38,12 +39,15 @@ class StagedSource:
         manifest: ModuleManifest,
         config: Mapping[str, Any],
         limits: TrialSection,
+        *,
+        keepers: Keepers | None = None,
     ) -> None:
         self._folder = folder
         self._entry = entry
         self._manifest = manifest
         self._config = config
         self._limits = limits
+        self._keepers = keepers
 
     async def try_out(
         self,
@@ -93,7 +97,10 @@ class StagedSource:
             handed_on_as=state.handed_on_as if state is not None else None,
             enough_ms=self._manifest.limits.pause_ms / 2,
         )
-        return await trial(self._folder, self._entry.package, self._manifest, rehearsal, self._limits)
+        package = self._entry.package
+        return await trial(
+            self._folder, package, self._manifest, rehearsal, self._limits, keepers=self._keepers
+        )
 
     async def load(self) -> Code:
         """Import beside the other versions, in a thread: staging has byte-compiled it. Raises LoadFailed."""
@@ -140,19 +147,29 @@ async def in_a_thread(work: Callable[[], T]) -> T:
 
 
 def incoming_release(
-    folder: Path, entry: Entry, manifest: ModuleManifest, trial_limits: TrialSection
+    folder: Path,
+    entry: Entry,
+    manifest: ModuleManifest,
+    trial_limits: TrialSection,
+    keepers: Keepers | None = None,
 ) -> Incoming:
     """What a staged release brings into service. Raises VoteRefused if its config names what the host does not have."""
     config = resolve_config(entry.config)
-    source = StagedSource(folder, entry, manifest, config, trial_limits)
+    source = StagedSource(folder, entry, manifest, config, trial_limits, keepers=keepers)
     return Incoming(
         source, manifest.limits, config, manifest.durable, manifest.shadow, terms=terms_of(manifest)
     )
 
 
-def unwatched(folder: Path, entry: Entry, manifest: ModuleManifest, limits: TrialSection) -> Incoming:
+def unwatched(
+    folder: Path,
+    entry: Entry,
+    manifest: ModuleManifest,
+    limits: TrialSection,
+    keepers: Keepers | None = None,
+) -> Incoming:
     """The same, on a host where nothing is in probation."""
-    return replace(incoming_release(folder, entry, manifest, limits), terms=Terms())
+    return replace(incoming_release(folder, entry, manifest, limits, keepers), terms=Terms())
 
 
 def terms_of(manifest: ModuleManifest) -> Terms:

@@ -4,40 +4,26 @@ A hang, a crash or a memory hog dies there; what it was doing comes back as a se
 """
 
 import asyncio
-import contextlib
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.runtime.table_image import TableImage
 from orchestrator.upgrade.errors import TrialFailed
-from orchestrator.upgrade.trial_child import Ending, children_of
+from orchestrator.upgrade.trial_child import Ending
+from orchestrator.upgrade.trial_keeper import KeeperProcess
+from orchestrator.upgrade.trial_keepers import Keepers
 from orchestrator.upgrade.trial_protocol import CALLS, ChildLimits, Rehearsal, Report, Request, limit_name
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import ModuleManifest, TrialSection
 
-START_S = 20.0
-"""How long an interpreter may take to start on a busy machine, beside the time of the trial itself."""
-
-# Nothing that is imported is garbage; the worker collects again, before it runs a release.
-_BOOT = (
-    "import gc, json, sys; gc.disable(); sys.path[:] = json.loads(sys.argv[1]); "
-    "from orchestrator.upgrade.trial_child import main; main()"
-)
 _ENDING = msgspec.msgpack.Decoder(Ending)  # trials end in threads, see orchestrator.runtime.first_use
-_FOREIGN = ("GIT_", "PYTHON", "LIVETAG_", "SSH_", "LD_PRELOAD")
 
 
 class TrialReport(msgspec.Struct, frozen=True):
@@ -55,14 +41,20 @@ class TrialReport(msgspec.Struct, frozen=True):
     tables_down: tuple[TableImage, ...] = ()
 
 
-def describe(path: Path, package: str, manifest: ModuleManifest, trial: TrialSection | None = None) -> bytes:
+def describe(
+    path: Path,
+    package: str,
+    manifest: ModuleManifest,
+    trial: TrialSection | None = None,
+    keepers: Keepers | None = None,
+) -> bytes:
     """Import a staged release in a child process and return its Description as JSON bytes. Blocks: for threads.
 
     Raises ReleaseInvalid if the release is at fault, StagingFailed if the child could not do its work.
     """
     request = _request(path, package, manifest, trial or TrialSection(), None)
     try:
-        return run_child(request, package).description
+        return run_child(request, package, keepers=keepers).description
     except TrialFailed as error:
         if error.fault == "release":
             raise ReleaseInvalid(error.message) from error
@@ -75,6 +67,8 @@ async def trial(
     manifest: ModuleManifest,
     rehearsal: Rehearsal,
     trial: TrialSection | None = None,
+    *,
+    keepers: Keepers | None = None,
 ) -> TrialReport:
     """Import, construct, give it a state, prepare, test and stop a release in a child process under limits.
 
@@ -83,7 +77,7 @@ async def trial(
     request = _request(path, package, manifest, trial or TrialSection(), rehearsal)
     stop = threading.Event()
     label = f"{rehearsal.name} {rehearsal.version}"
-    work = asyncio.ensure_future(in_own_thread(run_child, request, label, stop))
+    work = asyncio.ensure_future(in_own_thread(run_child, request, label, stop, keepers))
     try:
         report = await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -111,113 +105,49 @@ def _request(
     return Request(str(path.resolve()), tops, package, manifest.entry, limits, rehearsal)
 
 
-def run_child(request: Request, label: str, stop: threading.Event | None = None) -> Report:
+def run_child(
+    request: Request, label: str, stop: threading.Event | None = None, keepers: Keepers | None = None
+) -> Report:
     """Run one request in a trial process and return its good report; `label` names the release in messages.
 
-    No process of it is left when this returns or raises. Setting `stop` ends it early. Raises TrialFailed.
+    No process of it is left when this returns or raises; of `keepers`, the keeper of a release that was described waits there
+    for its trial. Setting `stop` ends it early. Raises TrialFailed.
     """
+    stop = stop or threading.Event()
     with tempfile.TemporaryDirectory(prefix="livetag-trial-", ignore_cleanup_errors=True) as scratch:
+        work = Path(scratch) / "work"
+        work.mkdir()
+        request = msgspec.structs.replace(request, work=str(work))
+        keeper, data = _asked(request, label, stop, keepers)
         try:
-            process = _start(Path(scratch))
-        except OSError as error:
-            raise _moment(label, f"the process could not be started: {error}") from error
-        try:
-            data = _talk(process, request, stop or threading.Event())
-        finally:
-            _end(process)
-        said = (Path(scratch) / "keeper.err").read_text(encoding="utf-8", errors="replace").strip()
+            report = _judge(_ENDING.decode(data), request, label)
+        except msgspec.DecodeError:
+            raise _moment(label, keeper.end()) from None
+        except TrialFailed:
+            keeper.end()
+            raise
+        if keepers is None or request.rehearsal is not None:
+            keeper.end()
+        else:
+            keepers.keep(keeper, request.folder)
+    return report
+
+
+def _asked(
+    request: Request, label: str, stop: threading.Event, keepers: Keepers | None
+) -> tuple[KeeperProcess, bytes]:
+    """Ask the keeper that is held for this release, else one of its own; returns who was asked, and what it said."""
+    held = keepers.take(request.folder, to_try=request.rehearsal is not None) if keepers is not None else None
+    if held is not None:
+        said = held.ask(request, stop)
+        if said is not None:
+            return held, said
+        held.end()  # it had died while it waited, of which the release knows nothing
     try:
-        ending = _ENDING.decode(data)
-    except msgspec.DecodeError:
-        last = said.splitlines()[-1] if said else f"it ended with status {process.returncode} and no word"
-        raise _moment(label, last) from None
-    return _judge(ending, request, label)
-
-
-def _start(scratch: Path) -> "subprocess.Popen[bytes]":
-    """Start the keeper in a session, a folder and an environment of its own, with this process's import path."""
-    paths = [str(Path(each).resolve()) for each in sys.path]
-    work = scratch / "work"
-    work.mkdir()
-    with (scratch / "keeper.err").open("wb") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _BOOT, json.dumps(paths)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=work,
-            env=_environment(os.environ, work),
-            start_new_session=True,
-        )
-
-
-def _environment(given: Mapping[str, str], work: Path) -> dict[str, str]:
-    """What the release would see in the host, without what steers Git, Python or livetag itself."""
-    kept = {key: value for key, value in given.items() if not key.startswith(_FOREIGN)}
-    return {**kept, "TMPDIR": str(work), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def _talk(process: "subprocess.Popen[bytes]", request: Request, stop: threading.Event) -> bytes:
-    """Send the request, return the bytes of the Ending, or what there is of it when the time is over."""
-    assert process.stdin is not None  # noqa: S101 - both were asked for
-    assert process.stdout is not None  # noqa: S101
-    data = msgspec.msgpack.encode(request)
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(len(data).to_bytes(8, "big") + data)
-        process.stdin.flush()
-    answer = _Reader(process.stdout)
-    deadline = time.monotonic() + START_S + request.limits.time_s
-    while answer.is_alive() and time.monotonic() < deadline and not stop.is_set():
-        answer.join(0.05)
-    if stop.is_set():
-        _hang_up(process.stdin)  # the keeper clears up and says so
-        answer.join(START_S)
-    return answer.data
-
-
-class _Reader(threading.Thread):
-    """Reads a pipe to its end, so that the one who waits for it can also watch a clock."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        super().__init__(name="livetag-trial", daemon=True)
-        self._pipe = pipe
-        self.data = b""
-        self.start()
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self.data = self._pipe.read()
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Leave nothing: a keeper that still lives is asked, then killed together with all below it."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None and process.poll() is not None:
-            _hang_up(pipe)
-    if process.stdin is not None:
-        _hang_up(process.stdin)
-    try:
-        process.wait(10.0)
-    except subprocess.TimeoutExpired:
-        _kill_tree(process.pid)
-        process.wait()
-    if process.stdout is not None:
-        _hang_up(process.stdout)
-
-
-def _hang_up(pipe: IO[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        pipe.close()
-
-
-def _kill_tree(pid: int) -> None:
-    """Kill a process and all below it, parents first, so that nothing new is started in between."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-    for child in children_of(pid):
-        _kill_tree(child)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        keeper = KeeperProcess()
+    except OSError as error:
+        raise _moment(label, f"the process could not be started: {error}") from error
+    return keeper, keeper.ask(request, stop) or b""
 
 
 def _moment(label: str, reason: str) -> TrialFailed:

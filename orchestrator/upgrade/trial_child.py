@@ -1,6 +1,6 @@
 """The trial process: a keeper that runs no author code, and the worker, forked from it, that does.
 
-The host speaks only to the keeper: one request on stdin, one `Ending` on stdout. An end of stdin means: stop now.
+The host speaks only to the keeper: a request on stdin, an `Ending` on stdout. An end of stdin means: stop now.
 The keeper is the reaper of every orphan below it, so when it exits no process of the release is left, whatever
 session it had hidden in.
 """
@@ -18,7 +18,7 @@ import msgspec
 
 from orchestrator.upgrade import trial_worker
 from orchestrator.upgrade.trial_crowd import Crowd, below
-from orchestrator.upgrade.trial_protocol import LOADING, Report, Request
+from orchestrator.upgrade.trial_protocol import LOADING, SIZE_BYTES, Report, Request
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 OUTPUT_KEPT = 2_000
@@ -43,19 +43,22 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Serve one request and exit; the only entry point, run as a program."""
-    request = _read_request(sys.stdin.buffer)
+    """Serve requests until there are no more, and exit; the only entry point, run as a program."""
     _adopt_orphans()
-    ending = Keeper(request).run()
-    with contextlib.suppress(BrokenPipeError):  # the host is gone, and nobody is left to tell
-        sys.stdout.buffer.write(msgspec.msgpack.encode(ending))
-        sys.stdout.buffer.flush()
+    while (request := _read_request(sys.stdin.buffer)) is not None:
+        keeper = Keeper(request)
+        data = msgspec.msgpack.encode(keeper.run())
+        with contextlib.suppress(BrokenPipeError):  # the host is gone, and nobody is left to tell
+            sys.stdout.buffer.write(len(data).to_bytes(SIZE_BYTES, "big") + data)
+            sys.stdout.buffer.flush()
+        if not keeper.alone:
+            break  # what it could not end would be held against the next
     os._exit(0)
 
 
-def _read_request(stdin: BinaryIO) -> Request:
-    size = int.from_bytes(stdin.read(8), "big")
-    return _REQUEST.decode(stdin.read(size))
+def _read_request(stdin: BinaryIO) -> Request | None:
+    size = int.from_bytes(stdin.read(SIZE_BYTES), "big")
+    return _REQUEST.decode(stdin.read(size)) if size else None
 
 
 def _adopt_orphans() -> None:
@@ -68,6 +71,7 @@ class Keeper:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.alone = False  # whether nothing of the release is left
         self._step = "start"
         self._report: Report | None = None
         self._answer = bytearray()
@@ -95,7 +99,10 @@ class Keeper:
             self._kill_all()
         self._drain()
         output = self._output.decode("utf-8", "replace").strip()
-        return msgspec.structs.replace(ending, stack=self._stack(), output=output)
+        ending = msgspec.structs.replace(ending, stack=self._stack(), output=output)
+        for each in (self._answer_read, self._output_read, self._faults):
+            os.close(each)
+        return ending
 
     def _watch(self) -> Ending:
         poll = select.poll()
@@ -172,6 +179,7 @@ class Keeper:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             except ChildProcessError:
+                self.alone = True
                 return
             time.sleep(0.002)
 

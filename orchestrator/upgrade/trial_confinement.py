@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import math
 import os
 import resource
@@ -33,6 +34,16 @@ def confine(limits: ChildLimits, output: int) -> None:
         OOM.write_text(
             "1000", encoding="ascii"
         )  # a machine short of memory ends a trial, and never the host for it
+
+
+def settle(work: str) -> None:
+    """Take a folder of its own for current and for temporary, and look anew at what can be imported.
+
+    The keeper was perhaps started long before, and one that waits holds no folder.
+    """
+    os.chdir(work)
+    os.environ["TMPDIR"] = work
+    importlib.invalidate_caches()
 
 
 def watch_faults(faults: int) -> None:

@@ -6,6 +6,9 @@ import msgspec
 
 from orchestrator.runtime.table_image import TableImage
 
+SIZE_BYTES = 8
+"""Before each message between host and keeper stands its length."""
+
 LOADING = frozenset(
     {"start", "import", "construct", "initial_state", "migrate", "tables", "resources", "prepare"}
 )
@@ -67,7 +70,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One trial: which staged folder, its top-level packages, and what to do with it."""
+    """One trial: which staged folder, its top-level packages, what to do with it, and the folder that it works in."""
 
     folder: str
     tops: tuple[str, ...]
@@ -75,6 +78,7 @@ class Request(msgspec.Struct, frozen=True):
     entry: str | None
     limits: ChildLimits
     rehearsal: Rehearsal | None = None
+    work: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from orchestrator.runtime.tables import ModuleTables
 from orchestrator.runtime.wayback import lost_going_down
 from orchestrator.upgrade.emits import scan_folder
 from orchestrator.upgrade.trial_clock import timed
-from orchestrator.upgrade.trial_confinement import confine, watch_faults
+from orchestrator.upgrade.trial_confinement import confine, settle, watch_faults
 from orchestrator.upgrade.trial_protocol import CALLS, LOADING, Rehearsal, Report, Request, limit_name
 from orchestrator.upgrade.trial_tables import (
     changed_below,
@@ -67,6 +67,7 @@ def run(request: Request, answer: int, output: int, faults: int) -> NoReturn:
     gc.enable()  # the keeper does without
     try:
         confine(request.limits, output)
+        settle(request.work)
         watch_faults(faults)
         report = worker.work()
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt are failures of the release here

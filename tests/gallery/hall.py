@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from orchestrator.upgrade.trial_child import children_of
 from tests.gallery.kit import GOOD, GOOD_TAGS, TOLD, At, Case, files_of
 from tests.stories.deployment import Deployment, Facts, deployed, wait_until
-from tests.stories.footprint import Footprint
+from tests.stories.footprint import Footprint, is_keeper
 from tests.stories.numbered import Numbered, handled_in_order
 
 NORTH_S, WEST_S = (
@@ -164,15 +165,24 @@ class Hall:
         assert leftovers == [], leftovers
 
     def _processes(self) -> list[str]:
-        """Who was started by the host or by what it started, wherever it has gone since: all have its TMPDIR."""
+        """Who was started by the host or by what it started, wherever it has gone since: all have its TMPDIR.
+
+        But for its children that are of use to it: Git, and the one keeper that waits for the next release.
+        """
         mark, found = os.fsencode(self._temporary), []
         for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and int(process.name) != self.pid:
+            if process.name.isdecimal() and int(process.name) not in (self.pid, *self._waiting()):
                 with suppress(OSError):
                     command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     if mark in (process / "environ").read_bytes() and not command.startswith("git "):
                         found.append(command)
         return found
+
+    def _waiting(self) -> list[int]:
+        """The keeper, a child of the host and without one, that waits for the next release."""
+        keepers = [pid for pid in children_of(self.pid) if not children_of(pid) and is_keeper(pid)]
+        assert len(keepers) <= 1, keepers
+        return keepers
 
     def close(self) -> None:
         """End the senders and see that to the last message all is accounted for, and that the host stops."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,10 @@ class Footprint:
             f"{self.resident_bytes / 1e6:.1f} MB resident, {self.descriptors} descriptors, {self.threads} threads, "
             f"{self.staged} staged releases, journal {self.journal_bytes / 1e3:.0f} kB"
         )
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether a process is one that describes and tries out releases, or what such a one has forked."""
+    with suppress(OSError):
+        return b"trial_child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
