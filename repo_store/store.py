@@ -10,7 +10,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from repo_store.errors import GitFailed, ReleaseInvalid, StoreError
+from repo_store.errors import GitFailed, RefChanged, ReleaseInvalid, StoreError
 from repo_store.failpoints import step
 from repo_store.git import GitDoor
 from repo_store.manifest import (
@@ -201,10 +201,25 @@ class RepoStore(ObjectReader):
             return self._door.run("hash-object", "-t", "tag", "-w", "--stdin", stdin=content).decode().strip()
 
     def keep(self, *commit_ids: str) -> None:
-        """Hold the commits against `git gc` with refs/keep/<commit>. Those already kept stay as they are."""
-        kept = self.kept()
-        new = [RefChange(f"refs/keep/{each}", each, None) for each in sorted(set(commit_ids) - kept)]
-        self.update_refs(new, "keep")
+        """Hold the commits against `git gc` with refs/keep/<commit>. Those already kept stay as they are.
+
+        A push waits for this, so Git is started once for what no file says is kept, and again only where that is packed.
+        """
+        wanted = {each for each in commit_ids if not self._has_file_of(each)}
+        try:
+            self._begin_to_keep(wanted)
+        except RefChanged:
+            self._begin_to_keep(wanted - self.kept())
+
+    def _has_file_of(self, commit_id: str) -> bool:
+        """Whether the commit is kept by a ref that is a file of its own, as Git writes it."""
+        try:
+            return (self.path / "refs/keep" / commit_id).read_bytes() == f"{commit_id}\n".encode()
+        except OSError:
+            return False
+
+    def _begin_to_keep(self, commit_ids: Iterable[str]) -> None:
+        self.update_refs([RefChange(f"refs/keep/{each}", each, None) for each in sorted(commit_ids)], "keep")
 
     def kept(self) -> set[str]:
         """Give the ids of the commits that are held."""

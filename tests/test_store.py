@@ -265,6 +265,32 @@ def test_a_written_tag_object_is_a_real_annotated_tag(store: RepoStore, work: Gi
     work.git("fsck", "--strict")
 
 
+def test_commits_are_kept_anew_where_one_of_them_is_packed_and_one_has_a_file(
+    store: RepoStore, work: GitRepo
+) -> None:
+    packed, in_a_file, new = (work.release(f"counter/v1.0.{n}") for n in range(3))
+    work.push()
+    store.keep(packed)
+    with GitDoor(store.path) as door:
+        door.run("pack-refs", "--all")
+    store.keep(in_a_file)
+    store.keep(packed, in_a_file, new)
+    assert store.kept() == {packed, in_a_file, new}
+
+
+def test_a_file_that_is_no_ref_of_git_s_keeps_no_commit(store: RepoStore, work: GitRepo) -> None:
+    commit_id = work.release("counter/v1.0.0")
+    work.push()
+    file = store.path / "refs" / "keep" / commit_id
+    file.parent.mkdir()
+    file.write_text("")  # as a power cut leaves it
+    with pytest.raises(GitFailed):
+        store.keep(commit_id)
+    file.unlink()
+    store.keep(commit_id)
+    assert store.kept() == {commit_id}
+
+
 def test_a_kept_commit_survives_the_harshest_gc(store: RepoStore, work: GitRepo) -> None:
     kept = work.release("counter/v1.0.0")
     lost = work.commit()
