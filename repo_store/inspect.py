@@ -17,7 +17,7 @@ from repo_store.errors import ReleaseInvalid
 from repo_store.folder import Folder, check_total, read_folder
 from repo_store.manifest import ModuleManifest
 from repo_store.release import package_name_problem
-from repo_store.sources import Import, read_imports
+from repo_store.sources import Import, ReadImports, reading_imports
 from repo_store.store import RepoStore
 from repo_store.tree import SUBMODULE, SYMLINK
 
@@ -61,6 +61,17 @@ def inspect(
     store: RepoStore, commit_id: str, package: str, installed: Container[str] | None = None
 ) -> Inspection:
     """Do what `inspect_release` does, and give the folders with it for staging."""
+    with reading_imports() as read_imports:
+        return _inspected(store, commit_id, package, installed, read_imports)
+
+
+def _inspected(
+    store: RepoStore,
+    commit_id: str,
+    package: str,
+    installed: Container[str] | None,
+    read_imports: ReadImports,
+) -> Inspection:
     installed = InstalledNames() if installed is None else installed
     where = f"modules/{package}"
     if (problem := package_name_problem(package, installed)) is not None:

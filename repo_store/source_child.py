@@ -18,7 +18,9 @@ HEADER = struct.Struct(">II")
 def main(mode: str, memory_mb: str, cpu_s: str, *rest: str) -> int:
     """`imports MB S`: files on stdin, one JSON line each on stdout.
 
-    `compile MB S FOLDER SHOWN`: its exit code.
+    `compile MB S FOLDER SHOWN`, once its input has said so: its exit code.
+
+    Either is started before there is anything to do for it, and gets ready meanwhile.
     """
     _limit(resource.RLIMIT_AS, int(memory_mb) << 20)
     _limit(resource.RLIMIT_CPU, int(cpu_s))
@@ -36,6 +38,7 @@ def _limit(which: int, value: int) -> None:
 
 
 def _imports(files: IO[bytes]) -> None:
+    import ast  # noqa: F401
     import json
 
     while header := files.read(HEADER.size):
@@ -69,6 +72,8 @@ def _compile(folder: str, shown: str) -> int:
     import compileall
     import py_compile
 
+    if not sys.stdin.read():
+        return 1  # who would have said so is gone, and may have left half a folder
     # Unchecked: staged source never changes, and a stat for each import would be paid while the service runs.
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     return (

@@ -24,7 +24,7 @@ from repo_store.folder import EXECUTABLE, REGULAR, Folder
 from repo_store.inspect import inspect
 from repo_store.manifest import ModuleManifest, parse_module
 from repo_store.release import Release
-from repo_store.sources import byte_compile
+from repo_store.sources import byte_compiling
 from repo_store.store import RepoStore
 from repo_store.tree import SYMLINK, TREE, TreeEntry, object_id, tree_object
 
@@ -134,7 +134,7 @@ class Stage:
         target = second if first.exists() else first
         if target.exists():
             self._remove(target)
-        with self._filled() as filling:
+        with self._filled() as filling, byte_compiling(filling, target) as byte_compile:
             with step("stage.files"):
                 for name, folder in inspection.folders.items():
                     self._write(folder, filling / name)
@@ -144,7 +144,7 @@ class Stage:
                     f"{release.tag}: the files written to {self._folder} hash to {found[:12]}, not to "
                     f"{release.tree_id[:12]}. Check the disk, and the repository with `git fsck`."
                 )
-            byte_compile(filling, target)
+            byte_compile()
             with step("stage.describe"):
                 description = self._describe(filling, release.package, inspection.manifest)
                 (filling / DESCRIPTION).parent.mkdir()

@@ -4,12 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from repo_store import sources
+from repo_store import source_child, sources
 from repo_store.errors import ReleaseInvalid, StagingFailed
 from repo_store.manifest import ModuleManifest
 from repo_store.release import Release
@@ -283,3 +284,21 @@ def test_compiling_dies_in_its_child_when_source_takes_too_much(
     (tmp_path / "bomb.py").write_text("x = 1\n")
     with pytest.raises(StagingFailed, match=r"did not end within 0\.01 s"):
         sources.byte_compile(tmp_path, tmp_path)
+
+
+def test_a_child_whose_host_was_killed_before_the_folder_was_filled_compiles_nothing(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text("x = 1\n")
+    given = ["compile", "1024", "30", str(tmp_path), str(tmp_path)]
+    for said, found in ((b"", False), (b"now", True)):
+        subprocess.run([sys.executable, "-I", source_child.__file__, *given], check=False, input=said)
+        assert (tmp_path / "__pycache__").is_dir() is found
+
+
+def test_a_child_that_was_started_for_nothing_is_gone_with_the_one_who_wanted_it(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), sources.byte_compiling(tmp_path, tmp_path):
+        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), sources.reading_imports():
+        _ = 1 / 0
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    commands = [Path(f"/proc/{each}/cmdline").read_bytes() for each in children]
+    assert not [each for each in commands if b"source_child" in each or not each], commands
