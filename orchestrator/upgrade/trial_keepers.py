@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from loguru import logger
 
-from orchestrator.runtime.clock import Clock, sleep_until
+from orchestrator.runtime.clock import Clock, within
 from orchestrator.runtime.own_work import in_own_thread
 from orchestrator.upgrade.trial_keeper import KeeperProcess
 
@@ -86,8 +86,9 @@ class Keepers:
         self._loop = asyncio.get_running_loop()
         while True:
             self._used.clear()
-            await sleep_until(clock, clock.now() + REST_S)
-            if not self._used.is_set():
+            try:
+                await within(clock, self._used.wait(), REST_S)
+            except TimeoutError:
                 await in_own_thread(self.get_ready)
                 await self._used.wait()
 
