@@ -31,12 +31,24 @@ class Batch:
 
     def content(self, object_id: str) -> tuple[str, bytes]:
         """Give (type, content) of one object; for a `--batch` process. Raises GitFailed if it is missing."""
-        with self._asked([object_id]) as process:
-            header = _header(self._line(process))
-            data = self._exactly(process, header[1] + 1)[:-1] if header else b""
-        if header is None:
-            raise GitFailed(f"object {object_id} is missing in the repository; run `git fsck` on it.")
-        return header[0], data
+        return self.contents([object_id])[0]
+
+    def contents(self, object_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Give (type, content) of each object, asked for at once; for a `--batch` process. Raises GitFailed as `content`."""
+        found: list[tuple[str, bytes]] = []
+        for first in range(0, len(object_ids), QUESTIONS_AT_ONCE):
+            some = object_ids[first : first + QUESTIONS_AT_ONCE]
+            missing = None
+            with self._asked(some) as process:
+                for each in some:
+                    header = _header(self._line(process))
+                    if header is None:
+                        missing = missing or each
+                    else:
+                        found.append((header[0], self._exactly(process, header[1] + 1)[:-1]))
+            if missing is not None:
+                raise GitFailed(f"object {missing} is missing in the repository; run `git fsck` on it.")
+        return found
 
     def headers(self, object_ids: Sequence[str]) -> list[tuple[str, int] | None]:
         """Give (type, size) of each object, None for a missing one; for a `--batch-check` process."""

@@ -143,6 +143,11 @@ class GitDoor:
         with self._lock:
             return self._contents.content(object_id)
 
+    def cat_all(self, object_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Give (type, content) of each object in one question, as `cat` does."""
+        with self._lock:
+            return self._contents.contents(object_ids)
+
     def infos(self, object_ids: Sequence[str]) -> list[tuple[str, int] | None]:
         """Give (type, size in bytes) of each object, None for a missing one, without reading any content."""
         with self._lock:

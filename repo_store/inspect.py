@@ -128,7 +128,7 @@ def _check_entry(manifest: ModuleManifest, package: str, folders: dict[str, Fold
 
 
 def _sources(store: RepoStore, folders: dict[str, Folder], places: dict[str, str]) -> dict[str, bytes]:
-    sources: dict[str, bytes] = {}
+    found: dict[str, str] = {}
     for name, folder in folders.items():
         for file in folder.files:
             if file.path.endswith(".py"):
@@ -137,8 +137,9 @@ def _sources(store: RepoStore, folders: dict[str, Folder], places: dict[str, str
                     raise ReleaseInvalid(
                         f"{path} has {file.size} bytes; a source file may have {SOURCE_BYTES_MAX}."
                     )
-                sources[path] = store.read_object(file.object_id, "blob", SOURCE_BYTES_MAX)
-    return sources
+                found[path] = file.object_id
+    contents = store.read_blobs([(object_id, SOURCE_BYTES_MAX) for object_id in found.values()])
+    return dict(zip(found, contents, strict=True))
 
 
 def _check_import(found: Import, package: str, foreign: set[str]) -> None:

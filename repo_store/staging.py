@@ -177,8 +177,8 @@ class Stage:
         path.mkdir()
         for name in sorted(folder.folders):
             (path / name).mkdir()
-        for file in folder.files:
-            data = self._store.read_object(file.object_id, "blob", file.size)
+        contents = self._store.read_blobs([(file.object_id, file.size) for file in folder.files])
+        for file, data in zip(folder.files, contents, strict=True):
             with (path / file.path).open("xb") as out:
                 out.write(data)
             if file.mode == EXECUTABLE:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from repo_store import objects
 from repo_store.errors import GitFailed, ManifestInvalid, RefChanged, ReleaseInvalid, StoreError
 from repo_store.git import GitDoor
 from repo_store.refs import RefChange
@@ -289,6 +290,34 @@ def test_a_file_that_is_no_ref_of_git_s_keeps_no_commit(store: RepoStore, work: 
     file.unlink()
     store.keep(commit_id)
     assert store.kept() == {commit_id}
+
+
+def test_many_files_are_read_in_order_also_more_than_are_asked_for_at_once(
+    store: RepoStore, work: GitRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "AT_ONCE_BYTES_MAX", 10_000)
+    texts = [f"{n}\n" * (5_000 if n == 7 else 40) for n in range(300)]
+    for n, text in enumerate(texts):
+        work.write(f"modules/counter/part{n:03}.py", text)
+    commit_id = work.release("counter/v1.0.0")
+    work.push()
+    tree_id = store.tree_id(commit_id, "modules/counter")
+    assert tree_id is not None
+    rows = {row.name.decode(): row.object_id for row in store.entries(tree_id)}
+    limits = [(rows[f"part{n:03}.py"], len(text)) for n, text in enumerate(texts)]
+    assert [data.decode() for data in store.read_blobs(limits)] == texts
+    assert list(store.read_blobs([])) == []
+    with pytest.raises(ReleaseInvalid, match="has 10000 bytes; at most 9999"):
+        list(store.read_blobs([*limits[:7], (limits[7][0], 9_999)]))
+    with pytest.raises(ReleaseInvalid, match="is a tree, not a blob"):
+        list(store.read_blobs([(tree_id, 100)]))
+    with pytest.raises(GitFailed, match="1 is missing in"):
+        list(store.read_blobs([("0" * 39 + "1", 100), *limits[:1]]))
+    ids = [object_id for object_id, _ in limits[:2]]
+    with pytest.raises(GitFailed, match="is missing in the repository"):
+        store.door.cat_all([ids[0], "0" * 39 + "1", ids[1]])
+    answers = store.door.cat_all(ids[::-1])  # what was left of the answers before is not taken for these
+    assert [data.decode() for _, data in answers] == texts[1::-1]
 
 
 def test_a_kept_commit_survives_the_harshest_gc(store: RepoStore, work: GitRepo) -> None:
