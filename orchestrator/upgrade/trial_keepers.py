@@ -67,12 +67,12 @@ class Keepers:
             if self._closed or (self._held is not None and self._whose is None and self._held.fits):
                 return
             before, self._held, self._whose = self._held, None, None
+            if before is not None:
+                before.end()
             try:
                 self._held = KeeperProcess()
             except OSError as error:
                 logger.debug("no keeper could be started ahead: {}; the next trial starts its own", error)
-        if before is not None:
-            before.end()
 
     def close(self) -> None:
         """Leave none behind."""
