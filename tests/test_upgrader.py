@@ -427,6 +427,8 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
             disk.holds = True
             upgrader.look(push_over=True)
             await until(lambda: scene.book.ledger.unfinished is not None and children_of(os.getpid()), 20.0)
+            for _ in range(10):  # turns, in one of which its state is copied
+                await asyncio.sleep(0)
             await scene.app.send(
                 "a", "wait_for", {"file": str(tmp_path / "end")}
             )  # its state is copied by now
