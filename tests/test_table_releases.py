@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -81,19 +82,34 @@ def down(key, new):
     from rib.words import PATH  # a lazy import of itself works as long as the release is loaded
     return {PATH: new[0], "count": new[1]}
 """
+WITNESS = """
+from tests.test_table_releases import FREED
+
+class Witness:
+    def __init__(self):
+        self.itself = self  # freed by a collection, as a release is
+
+    def __del__(self):
+        FREED.append(1)
+
+witness = Witness()
+"""
+FREED: list[int] = []
+BUSY_S = 60.0
+MANY = 30_000  # not taken up before the swap is over, on a busy machine either
 FILES = {"__init__.py": SECOND, "steps.py": STEPS, "words.py": "PATH = 'path'\n"}
 
 
 def loads(package: str) -> int:
     """How many versions of a package are loaded."""
-    return len([name for name in sys.modules if name.startswith(f"{package}__") and "." not in name])
+    return len([name for name in list(sys.modules) if name.startswith(f"{package}__") and "." not in name])
 
 
 def stale(swapper: Swapper) -> int:
     return sum(store.stale for store in swapper.app.modules["rib"].tables.stores.values())
 
 
-async def swept(swapper: Swapper, seconds: float = 60.0) -> None:
+async def swept(swapper: Swapper, seconds: float = BUSY_S) -> None:
     await until(lambda: not swapper.app.modules["rib"].sweep.under_way, seconds)
 
 
@@ -124,7 +140,7 @@ def test_a_release_that_no_record_needs_is_unloaded_beside_the_loop_though_the_s
     async def story(swapper: Swapper) -> None:
         first = swapper.write("rib", "1.0.0", {"__init__.py": FIRST})
         await swapper.swap(first)
-        await swapper.app.ask("rib", "fill", {"count": 40_000})
+        await swapper.app.ask("rib", "fill", {"count": MANY})
         await swapper.swap(swapper.write("rib", "1.1.0", FILES))
         await swept(swapper)
         await swapper.swap(first)
@@ -133,14 +149,37 @@ def test_a_release_that_no_record_needs_is_unloaded_beside_the_loop_though_the_s
         threads.submit(free.wait)
         try:
             assert proxy.tables.kept
-            await until(lambda: not proxy.tables.kept)
+            await until(lambda: not proxy.tables.kept, BUSY_S)
             proxy.sweep.stop()
             await asyncio.sleep(0)
             assert loads("rib") == 2  # its turn in that thread is waited for
         finally:
             free.set()
-        await until(lambda: loads("rib") == 1)
+        await until(lambda: loads("rib") == 1, BUSY_S)
 
+    with_swapper(tmp_path, story)
+
+
+def test_a_release_that_no_record_needs_is_freed_by_no_other_collection(tmp_path: Path) -> None:
+    async def story(swapper: Swapper) -> None:
+        first = swapper.write("rib", "1.0.0", {"__init__.py": FIRST})
+        await swapper.swap(first)
+        await swapper.app.ask("rib", "fill", {"count": MANY})
+        watched = {**FILES, "__init__.py": SECOND + WITNESS, "steps.py": STEPS + WITNESS}
+        await swapper.swap(swapper.write("rib", "1.1.0", watched))
+        await swept(swapper)
+        gc.collect()
+        gc.disable()
+        try:
+            await swapper.swap(first)
+            assert (loads("rib"), FREED) == (2, [])
+            await swept(swapper)
+            await until(lambda: len(FREED) == 2, BUSY_S)
+        finally:
+            gc.enable()
+        assert loads("rib") == 1
+
+    FREED.clear()
     with_swapper(tmp_path, story)
 
 

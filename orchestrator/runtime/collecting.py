@@ -70,7 +70,7 @@ def members_of(owner: Owner, roots: list[object]) -> list[object] | None:
 
     More than are is harmless: they only cost their visit.
     """
-    namespaces = {id(namespace) for _, namespace in namespaces_of_modules()}
+    namespaces = {id(names) for _, names in namespaces_of_modules() if not owner.owns(names)}
     seen: set[int] = set()
     found: list[object] = []
     while roots:
