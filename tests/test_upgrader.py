@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -19,6 +18,7 @@ from orchestrator.runtime.application import Application
 from orchestrator.upgrade import retries
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
+from orchestrator.upgrade.copies import Copies, copied
 from orchestrator.upgrade.image import take_image
 from orchestrator.upgrade.journal import Journal
 from orchestrator.upgrade.journal_file import Line, write_lines
@@ -30,7 +30,6 @@ from orchestrator.upgrade.service import module_states
 from orchestrator.upgrade.states import ModuleState
 from orchestrator.upgrade.tidying import loaded_below
 from orchestrator.upgrade.trial import describe
-from orchestrator.upgrade.trial_child import children_of
 from orchestrator.upgrade.upgrader import Upgrader
 from repo_store.manifest import TrialSection
 from repo_store.release import RefMap
@@ -411,7 +410,14 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
 ) -> None:
     disk = _SlowDisk()
     monkeypatch.setattr("orchestrator.upgrade.journal.write_lines", disk.write)
-    store = Deployment(tmp_path)
+    store, state_copied = Deployment(tmp_path), threading.Event()
+
+    async def watched(*arguments: Any) -> Copies:
+        found = await copied(*arguments)
+        state_copied.set()
+        return found
+
+    monkeypatch.setattr("orchestrator.upgrade.rehearsal.copied", watched)
 
     async def story() -> None:
         async with upgrading(store) as scene:
@@ -425,13 +431,10 @@ def test_between_the_switch_and_the_disk_a_module_is_said_to_switch(
             await scene.look()
             scene.release("a/v1.1.0", "b/v1.0.0", modules=["a", "b"], toml="[limits]\ndrain_s = 9.0\n")
             disk.holds = True
+            state_copied.clear()
             upgrader.look(push_over=True)
-            await until(lambda: scene.book.ledger.unfinished is not None and children_of(os.getpid()), 20.0)
-            for _ in range(10):  # turns, in one of which its state is copied
-                await asyncio.sleep(0)
-            await scene.app.send(
-                "a", "wait_for", {"file": str(tmp_path / "end")}
-            )  # its state is copied by now
+            await until(state_copied.is_set, 20.0)
+            await scene.app.send("a", "wait_for", {"file": str(tmp_path / "end")})
             await until(lambda: states() == {"a": ModuleState.IN_SERVICE, "b": ModuleState.LOADED}, 20.0)
             (tmp_path / "end").touch()
             await until(disk.reached.is_set, 20.0)
