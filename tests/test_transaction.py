@@ -6,7 +6,7 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -209,11 +209,12 @@ class Scene:
         )
         return Participant(self.app, Change(name, self.table.get(name), after), incoming)
 
-    async def run(self, *parts: Participant) -> Outcome:
+    async def run(self, *parts: Participant, stop_at: int | None = None) -> Outcome:
+        """`stop_at`: the host is stopped in this turn of the event loop, if the transaction has not ended by then."""
         self._txn += 1
         planned = Planned(self._txn, tuple(p.change for p in parts), "test", "test")
         transaction = UpgradeTransaction(self.app, planned, parts, self.log, patience_s=0.001)
-        outcome = await transaction.run()
+        outcome = await (transaction.run() if stop_at is None else _stopped(transaction.run(), stop_at))
         if outcome.result == "committed":
             self.table.update({p.name: p.change.after for p in parts if p.change.after is not None})
         await transaction.retire(outcome)
@@ -223,6 +224,14 @@ class Scene:
         return {
             n: p.implementation.version for n, p in self.app.modules.items() if p.implementation is not None
         }
+
+
+async def _stopped(work: Coroutine[Any, Any, Outcome], turn: int) -> Outcome:
+    running = asyncio.ensure_future(work)
+    for _ in range(turn):
+        await asyncio.sleep(0)
+    running.cancel()
+    return await running
 
 
 def story(play: Callable[[Scene], Awaitable[None]], modules: Sequence[str] = ("a", "b")) -> None:
@@ -729,6 +738,23 @@ def test_a_stop_of_the_host_at_any_turn_leaves_no_error_that_nobody_looks_at(cls
 
     story(play)
     assert not forgotten
+
+
+def test_a_stop_of_the_host_at_any_turn_leaves_all_old_or_all_new_and_the_records_say_which() -> None:
+    ends: list[str] = []
+
+    async def play(scene: Scene) -> None:
+        while ends.count("committed") < 5:
+            old, new = scene.versions(), dict.fromkeys(("a", "b"), f"2.{len(ends)}.0")
+            parts = [scene.part(name, version, Better) for name, version in new.items()]
+            ends.append((await scene.run(*parts, stop_at=len(ends) + 1)).result)
+            decided = ends[-1] == "committed"
+            assert scene.versions() == (new if decided else old)
+            assert scene.log.kinds[-1] == ("Confirmed" if decided else "RolledBack")
+
+    story(play)
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] == "rolled_back"
 
 
 def test_in_doubt_it_is_the_old_version_that_stops() -> None:
