@@ -17,12 +17,13 @@ from orchestrator.upgrade.retirements import Retirements
 from tests.swapping import Swapper, with_swapper
 from tests.test_retirement import FILES, used
 
-BYTES_A_SWAP_MAX = 2_000
+BYTES_A_SWAP_MAX = 1_000
 BLOCKS_A_SWAP_MAX = 1  # a class that stays is some thirty
 # Python 3.10 gives each function a cache at its 1,024th call (OPCACHE_MIN_RUNS in its ceval.c), two blocks that stay:
 # some 700 functions run once with each swap, and 1,400 blocks would be taken for 1.4 a swap. (100 functions that only
 # return a builtin: 12 blocks for 1,000 calls of each, 201 for the next 100, 2 for 1,000 more; on 3.11 and 3.13, none.)
-WARM_UP_SWAPS = 1_100 if sys.version_info < (3, 11) else 100
+# Later ones take their last MB from the system, once, some 250 swaps after the start.
+WARM_UP_SWAPS = 1_100 if sys.version_info < (3, 11) else 400
 COME_AND_GO = ("asyncio_", "livetag-load")  # the executor's, which are bounded; the one that is just loading
 
 
