@@ -75,7 +75,11 @@ def check(victim: Victim, scenario: Scenario) -> str:
     _ask_for_nothing(victim, scenario.tags if side == "old" else scenario.beyond)
     stood: list[tuple[int, str]] = []
     for start in (1, 2):
+        half_done = litter(victim)
         victim.start()
+        # Not what is staged in this moment: tags that are there still are acted on.
+        assert not set(half_done).intersection(litter(victim)), f"start {start}"
+        _refuses(victim, scenario)
         _given_once(victim, left if start == 1 else None)
         table = left.table
         if scenario.before is not None and victim.status()["quarantine"]:
@@ -93,12 +97,12 @@ def check(victim: Victim, scenario: Scenario) -> str:
         more = {"unchanged", "committed"} if scenario.in_probation else {"unchanged"}
         assert start == 1 or {outcome for _, outcome in history[len(stood) :]} <= more
         stood = history
-        assert litter(victim) == [], f"start {start}"
         if start == 1:
             victim.kill()
     victim.go_further(scenario.further)
     wait_until(lambda: derived_equals_journal(victim), "Git says it too")
     assert victim.stop() == 0
+    assert litter(victim) == []
     assert wrong(victim) == [], victim.said()[-2000:]
     return side
 
@@ -113,6 +117,16 @@ def _ask_for_nothing(victim: Victim, tags: tuple[str, ...]) -> None:
     gone = [tag for tag in tags if tag in present]
     if gone:
         victim.git("tag", "-d", *gone)
+
+
+def _refuses(victim: Victim, scenario: Scenario) -> None:
+    """See that a release which never may serve is tried again where its tag is there still, and ends in quarantine."""
+    if scenario.old == scenario.new:
+        unfit = set(scenario.tags).intersection(victim.tags())
+        wait_until(
+            lambda: unfit <= {row["tag"] for row in victim.status()["quarantine"]},
+            f"{sorted(unfit)} in quarantine",
+        )
 
 
 def _given_once(victim: Victim, left: Left | None) -> None:

@@ -24,7 +24,13 @@ def check(subject: S, scenario: Scenario[S]) -> str:
             subject.git("tag", "-d", *present)  # nothing asks for the new any more: the old is seen to serve
     stood: list[object] = []
     for start in (1, 2):
+        left = litter(subject)
         subject.start()
+        unswept = set(left).intersection(litter(subject))
+        if unswept:
+            raise Broken(
+                f"start {start} after the death sweeps what it left half done", ", ".join(sorted(unswept))
+            )
         table = _same_after_start(subject, scenario, table, start)
         stood.append(_standing(subject))
         if start == 1:
@@ -32,13 +38,13 @@ def check(subject: S, scenario: Scenario[S]) -> str:
             subject.kill()
     if stood[0] != stood[1]:
         raise Broken(f"a second start gives the same as the first: {stood[0]}", f"{stood[1]}")
-    left = litter(subject)
-    if left:
-        raise Broken("two starts after the death have swept what it left half done", ", ".join(left))
     subject.go_further(scenario.further)
     code = subject.stop()
     if code != 0:
         raise Broken("the host stops cleanly in the end", f"exit code {code}: {_last_words(subject)}")
+    left = litter(subject)
+    if left:
+        raise Broken("in the end nothing half done is left", ", ".join(left))
     return side
 
 
@@ -66,7 +72,7 @@ def _standing(subject: Scratch) -> object:
 
 
 def litter(subject: Scratch) -> list[str]:
-    """What a death has left lying about, and a start has not swept."""
+    """What a death has left half done, or a host that runs is doing now: a start sweeps it, a clean stop leaves none."""
     places = ((subject.place.stage, ".tmp-*"), (subject.path, ".control-*"))
     return [str(path) for folder, pattern in places for path in folder.glob(pattern)]
 
