@@ -24,22 +24,25 @@ UNTIMED: Final = (
 class Times:
     """How long the last units took, in seconds. Plain numbers: what a switch replaces, it need not free one by one."""
 
-    __slots__ = ("_count", "_seconds")
+    __slots__ = ("_oldest", "_seconds")
 
     def __init__(self) -> None:
-        self._seconds = array("d", bytes(8 * TIMES_KEPT))
-        self._count = 0
+        self._seconds = array("d")  # that of an idle module stays empty
+        self._oldest = 0
 
     def add(self, seconds: float) -> None:
-        self._seconds[self._count % TIMES_KEPT] = seconds
-        self._count += 1
+        if len(self._seconds) < TIMES_KEPT:
+            self._seconds.append(seconds)
+        else:
+            self._seconds[self._oldest] = seconds
+            self._oldest = (self._oldest + 1) % TIMES_KEPT
 
     def __len__(self) -> int:
-        return min(self._count, TIMES_KEPT)
+        return len(self._seconds)
 
     def p99_and_p50_ms(self) -> tuple[float | None, float | None]:
         """Their 99th percentile and their median, in milliseconds; None: there are none."""
-        found = sorted(self._seconds[: len(self)])
+        found = sorted(self._seconds)
         if not found:
             return None, None
         return found[math.ceil(len(found) * 0.99) - 1] * 1000, found[len(found) // 2] * 1000
