@@ -100,6 +100,13 @@ MANY = 30_000  # not taken up before the swap is over, on a busy machine either
 FILES = {"__init__.py": SECOND, "steps.py": STEPS, "words.py": "PATH = 'path'\n"}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_loaded() -> None:
+    """Other tests end their hosts as a process ends: what served is not unloaded."""
+    for name in [each for each in sys.modules if each.startswith("rib__")]:
+        del sys.modules[name]
+
+
 def loads(package: str) -> int:
     """How many versions of a package are loaded."""
     return len([name for name in list(sys.modules) if name.startswith(f"{package}__") and "." not in name])

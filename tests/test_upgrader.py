@@ -543,6 +543,30 @@ def test_a_breach_that_is_found_while_the_plan_is_made_goes_back_first(tmp_path:
     asyncio.run(story())
 
 
+def test_a_tag_waits_for_the_way_back_of_a_breach_over_more_than_one_try(tmp_path: Path) -> None:
+    """It took over what had gone sour, which then never went back."""
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            scene.release("a/v1.0.0", modules=["a"])
+            await scene.look()
+            scene.release("a/v1.1.0", modules=["a"], toml="[probation]\nseconds = 600.0\n")
+            await scene.look()
+            await scene.book.write(Breached(2, "it has gone sour"))
+            (sour,) = scene.book.ledger.going_back
+            await scene.upgrader.probations.failed(sour, "no boundary in 5 s", "moment")
+            scene.release("a/v1.2.0", modules=["a"], toml='description = "another"\n')
+            await scene.look()
+            assert len(scene.transactions()) == 2, "a/v1.2.0 comes between a breach and its way back"
+            await until(lambda: len(scene.transactions()) == 4, 10.0)
+            views = scene.book.ledger.transactions.values()
+            assert [view.who for view in views] == ["refs", "refs", IN_PROBATION, "refs"]
+            assert scene.transactions() == [{"a": v} for v in ("1.0.0", "1.1.0", "1.0.0", "1.2.0")]
+
+    asyncio.run(story())
+
+
 def test_what_a_rollback_says_after_the_tags_were_read_is_not_taken_without_its_tags(tmp_path: Path) -> None:
     """The release before came back under its old tag, and the tag of the rollback was then "the same code, not swapped"."""
     store = Deployment(tmp_path)
