@@ -22,7 +22,7 @@ WALL_S = 60.0
 
 
 _Child: TypeAlias = "subprocess.Popen[bytes]"
-_Done: TypeAlias = "subprocess.CompletedProcess[bytes]"
+_Ended: TypeAlias = "subprocess.CompletedProcess[bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _imports_of(sources: Mapping[str, bytes], child: _Child) -> list[Import]:
         source_child.HEADER.pack(len(path.encode()), len(source)) + path.encode() + source
         for path, source in sources.items()
     ]
-    done = _done(child, b"".join(parts))
+    done = _ended(child, b"".join(parts))
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.endswith(b"}")]
     imports: list[Import] = []
     for path, answer in zip(sources, answers, strict=False):
@@ -91,7 +91,7 @@ def byte_compile(folder: Path, shown: Path) -> None:
 
 
 def _compiled(child: _Child, shown: Path) -> None:
-    done = _done(child, b"now")
+    done = _ended(child, b"now")
     if done.returncode == 0:
         return
     said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
@@ -117,7 +117,7 @@ def _child(mode: str, *rest: str) -> Iterator[_Child]:
         child.communicate()
 
 
-def _done(child: _Child, given: bytes) -> _Done:
+def _ended(child: _Child, given: bytes) -> _Ended:
     try:
         stdout, stderr = child.communicate(given, timeout=WALL_S)
     except subprocess.TimeoutExpired as error:
@@ -126,7 +126,7 @@ def _done(child: _Child, given: bytes) -> _Done:
     return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
 
 
-def _death(done: _Done) -> str:
+def _death(done: _Ended) -> str:
     if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
         return f"took more than {CPU_S} s of processor time"
     if done.returncode < 0:
