@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from orchestrator.runtime.application import Application
+from orchestrator.runtime.table_image import records_of
 from orchestrator.upgrade import retries
 from orchestrator.upgrade.book import Book
 from orchestrator.upgrade.checks import Environment
 from orchestrator.upgrade.copies import Copies, copied
-from orchestrator.upgrade.image import take_image
-from orchestrator.upgrade.journal import Journal
+from orchestrator.upgrade.image import left_image, take_image
+from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.journal_file import Line, write_lines
 from orchestrator.upgrade.noted import IN_PROBATION
+from orchestrator.upgrade.participant import Participant
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Breached, Committed, Quarantined
 from orchestrator.upgrade.repository import Repository
@@ -57,6 +59,20 @@ COUNTER = """
         async def wait_for(self, file: str) -> None:
             while not Path(file).exists():
                 await asyncio.sleep(0.01)
+"""
+TABLED = """
+    from livetag import Module, Table, handles
+
+    class Counter(Module):
+        rows: Table[int, int] = Table(version=1)
+
+        def initial_state(self):
+            return {}
+
+        @handles
+        def fill(self, n: int) -> None:
+            for key in range(n):
+                self.rows[key] = key
 """
 UNFIT = COUNTER.replace(
     "state_version = 2\n",
@@ -186,6 +202,39 @@ def test_a_stop_while_the_decision_goes_to_the_disk_keeps_all_state_and_stops_wh
         asyncio.run(story())
     finally:
         disk.go_on.set()
+
+
+def test_a_stop_while_what_a_module_leaves_is_saved_loses_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Deployment(tmp_path)
+
+    async def story() -> None:
+        async with upgrading(store) as scene:
+            app = scene.app
+
+            async def stopped(participant: Participant) -> ModuleImage | None:
+                asyncio.get_running_loop().call_soon(scene.running.cancel)
+                return await left_image(participant)
+
+            scene.release("app/v1.0.0", modules=["stays", "leaves"], composed=True, code=TABLED)
+            await scene.look()
+            await app.ask("leaves", "fill", {"n": 2_000})
+            leaver = app.modules["leaves"].implementation
+            scene.release("app/v1.1.0", modules=["stays"], composed=True, code=TABLED)
+            monkeypatch.setattr("orchestrator.upgrade.leavers.left_image", stopped)
+            scene.upgrader.look(push_over=True)
+            await asyncio.wait([scene.running])
+            await scene.upgrader.stop()
+
+            assert set(scene.book.ledger.table) == {"stays"}
+            assert scene.book.ledger.images == {"leaves"}
+            (rows,) = scene.journal.load_images()["leaves"].tables
+            assert len(list(records_of(rows))) == 2_000
+            assert leaver is not None
+            assert leaver.stopped
+
+    asyncio.run(story())
 
 
 def test_a_failure_of_the_moment_is_tried_again_and_quarantines_nothing(tmp_path: Path) -> None:

@@ -49,12 +49,23 @@ class Runner:
         """
         self.running = transaction
         outcome, stopping = await self._run(transaction)
-        left = await left_images(participants) if outcome.result == "committed" else []
-        self._retire(transaction, outcome)
-        await keep(self._app, self._book, self._kept, left)
+        seen_off = asyncio.ensure_future(self._see_off(transaction, participants, outcome))
+        while not seen_off.done():
+            try:
+                await asyncio.shield(seen_off)
+            except asyncio.CancelledError:  # what left is in no image of the host's: its state would be lost
+                stopping = True
+        seen_off.result()
         if stopping:
             raise asyncio.CancelledError
         return outcome
+
+    async def _see_off(
+        self, transaction: UpgradeTransaction, participants: Sequence[Participant], outcome: Outcome
+    ) -> None:
+        left = await left_images(participants) if outcome.result == "committed" else []
+        self._retire(transaction, outcome)
+        await keep(self._app, self._book, self._kept, left)
 
     async def _run(self, transaction: UpgradeTransaction) -> tuple[Outcome, bool]:
         """Run it in a task of its own, so that a stop of the host ends it as the protocol says: whole.
