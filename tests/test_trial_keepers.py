@@ -12,9 +12,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from orchestrator.testing.clock import FakeClock
+from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import describe, trial
 from orchestrator.upgrade.trial_child import children_of
 from orchestrator.upgrade.trial_keepers import REST_S, Keepers
@@ -169,6 +171,39 @@ def test_one_that_died_while_it_waited_is_no_verdict_on_the_release(
     dies.join()
     assert not {dead, dying} & {keeper for keeper, _ in releases.seen}
     assert len(releases.seen) == 2
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_one_that_stands_still_keeps_nobody_waiting_though_the_state_is_larger_than_a_pipe(
+    releases: Releases, keepers: Keepers, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr("orchestrator.upgrade.trial_keeper.START_S", 30.0 if cancelled else 0.2)
+    monkeypatch.setattr("orchestrator.upgrade.trial_keeper.END_S", 0.2)
+    keepers.get_ready()
+    still = only_child(os.getpid())
+    os.kill(still, signal.SIGSTOP)
+    folder, state = releases.staged("one"), msgspec.msgpack.encode({"text": "x" * 1_000_000})
+    rehearsal, limits = Rehearsal("counter", "1.0.0", {}, state), TrialSection(memory_mb=512, time_s=0.2)
+
+    async def story() -> None:
+        work = trial(folder, "counter", ModuleManifest(), rehearsal, limits, keepers=keepers)
+        trying = asyncio.ensure_future(work)
+        if cancelled:
+            await asyncio.sleep(0.1)
+            monkeypatch.setattr("orchestrator.upgrade.trial_keeper.START_S", 0.2)
+            trying.cancel()
+        try:
+            ended, _ = await asyncio.wait([trying], timeout=10.0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # else a test that fails would wait for ever
+                os.kill(still, signal.SIGKILL)
+        assert ended
+        with pytest.raises(asyncio.CancelledError if cancelled else TrialFailed) as failed:
+            await trying
+        assert cancelled or (isinstance(failed.value, TrialFailed) and failed.value.fault == "moment")
+
+    asyncio.run(story())
+    assert not children_of(os.getpid())
 
 
 def test_a_release_sees_the_environment_of_now_not_of_when_its_keeper_was_started(

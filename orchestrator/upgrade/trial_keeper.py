@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from orchestrator.upgrade.trial_protocol import SIZE_BYTES, Request
 
 START_S = 20.0
 """How long an interpreter may take to start on a busy machine, beside the time of the trial itself."""
+
+END_S = 10.0
+"""How long one may take to clear up and exit, once asked to."""
 
 # Nothing that is imported is garbage; the worker collects again, before it runs a release.
 _BOOT = (
@@ -71,11 +75,10 @@ class KeeperProcess:
         assert self._process.stdin is not None  # noqa: S101 - both were asked for
         assert self._process.stdout is not None  # noqa: S101
         data = msgspec.msgpack.encode(request)
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(len(data).to_bytes(SIZE_BYTES, "big") + data)
-            self._process.stdin.flush()
-        answer = _Reader(self._process.stdout)
         deadline = time.monotonic() + START_S + request.limits.time_s
+        with contextlib.suppress(BrokenPipeError):
+            _send(self._process.stdin, len(data).to_bytes(SIZE_BYTES, "big") + data, deadline, stop)
+        answer = _Reader(self._process.stdout)
         while answer.is_alive() and time.monotonic() < deadline and not stop.is_set():
             answer.join(0.05)
         if stop.is_set():
@@ -91,7 +94,7 @@ class KeeperProcess:
         if self._process.stdin is not None:
             _hang_up(self._process.stdin)
         try:
-            self._process.wait(10.0)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             _kill_tree(self._process.pid)
             self._process.wait()
@@ -116,6 +119,20 @@ class _Reader(threading.Thread):
         with contextlib.suppress(OSError, ValueError):
             size = int.from_bytes(self._pipe.read(SIZE_BYTES), "big")
             self.data = self._pipe.read(size)
+
+
+def _send(pipe: IO[bytes], data: bytes, deadline: float, stop: threading.Event) -> None:
+    """Write all of it, unless the time is over first: a state is larger than a pipe, and one that stands still reads nothing.
+
+    Raises BrokenPipeError.
+    """
+    os.set_blocking(pipe.fileno(), False)
+    poll = select.poll()
+    poll.register(pipe.fileno(), select.POLLOUT)
+    left = memoryview(data)
+    while left and time.monotonic() < deadline and not stop.is_set():
+        if poll.poll(50):
+            left = left[os.write(pipe.fileno(), left) :]
 
 
 def _surroundings() -> tuple[list[str], dict[str, str]]:
