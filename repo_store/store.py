@@ -115,6 +115,7 @@ class RepoStore(ObjectReader):
             return plain, ()
         condition = self._tag_files.condition()  # before Git looks: what comes after is not what it has seen
         found = read_refs(self._door, PREFIX)
+        self._tag_files.see_all()
         self._tag_files.vouch(condition)
         return found
 

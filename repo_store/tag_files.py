@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from repo_store.errors import GitFailed
+
 PREFIX = "refs/tags/"
 _ID = re.compile(rb"(?!0+$)(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_+-]*(?:\.[A-Za-z0-9_+-]+)*"  # of one folder or file; no `..` and no `.` at the end
@@ -54,7 +56,7 @@ class TagFiles:
         self._sound = condition
 
     def read(self) -> dict[str, str] | None:
-        """Full name → id of each ref under refs/tags, by name; None if Git must be asked."""
+        """Full name → id of each ref under refs/tags, by name; None if Git must be asked. Raises GitFailed as `see_all`."""
         there = {name for name in (*_NEEDED, *_FOREIGN) if os.path.lexists(self._path / name)}
         if there != set(_NEEDED) or self._sound is None or self.condition() != self._sound:
             return None
@@ -66,6 +68,13 @@ class TagFiles:
             return None
         found = {**packed, **loose}
         return found if loose.keys() <= packed.keys() else {name: found[name] for name in sorted(found)}
+
+    def see_all(self) -> None:
+        """See that each folder of tags can be listed. Raises GitFailed.
+
+        Git passes over one that cannot, without a word: its tags would count as deleted, and a lower one that is packed go live.
+        """
+        _see(f"{self._path}/{PREFIX}")
 
     def _read_packed(self) -> Mapping[str, str]:
         try:
@@ -85,12 +94,8 @@ def _row(found: os.stat_result) -> _Row:
 
 
 def _loose(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
-    """The refs in a folder, which ends with a slash. Raises _NotPlain, OSError."""
-    try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:  # Git removes an empty one
-        return
-    for entry in entries:
+    """The refs in a folder, which ends with a slash. Raises _NotPlain, OSError, GitFailed."""
+    for entry in _listed(folder):
         if entry.name.endswith(_LOCK):  # of a change under way
             continue
         if not _NAME.fullmatch(entry.name):
@@ -103,6 +108,25 @@ def _loose(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
                 yield prefix + entry.name, object_id
         else:
             raise _NotPlain
+
+
+def _see(folder: str) -> None:
+    for entry in _listed(folder):
+        if entry.is_dir(follow_symlinks=False):
+            _see(f"{entry.path}/")
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder. Raises GitFailed."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):  # Git removes an empty one, and a tag may take its name
+        return []
+    except OSError as error:
+        raise GitFailed(
+            f"{folder} cannot be listed, so it is not known which tags there are: {error.strerror}"
+        ) from error
 
 
 def _content(path: str) -> str | None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from repo_store.errors import GitFailed
 from repo_store.refs import read_refs
 from repo_store.store import RepoStore
 from repo_store.tag_files import TagFiles
 from tests.git_fixtures import GitRepo, bare_store, tag_ref
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -46,6 +52,23 @@ def trusted(store: RepoStore) -> TagFiles:
     assert files.read() is None, "Git has not said yet that it is a repository"
     files.vouch(files.condition())
     return files
+
+
+@contextmanager
+def as_any_user(store: RepoStore) -> Iterator[None]:
+    """The store belongs to a user who may not do everything, as root may, and it is he who runs the block."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for folder in (store.path, *store.path.parents[:4]):
+        folder.chmod(0o755)
+    subprocess.run(["chown", "-R", str(NOBODY), str(store.path)], check=True)
+    store.close()  # what runs for it was started by root
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def said_by_git(store: RepoStore) -> dict[str, str]:
@@ -91,6 +114,24 @@ def test_what_is_not_plain_is_left_to_git(tagged: RepoStore, spoil: Callable[[Pa
     assert files.read() is not None
     spoil(tagged.path)
     assert files.read() is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("folder", ["refs/tags", "refs/tags/counter"])
+def test_a_folder_that_cannot_be_listed_hides_no_tag(
+    tagged: RepoStore, work: GitRepo, folder: str, known: bool
+) -> None:
+    """Git says nothing of it: counter/v1.2.0 would be gone, and counter/v1.1.0, which is packed, go live in its place."""
+    work.release("counter/v1.2.0")
+    if known:
+        tagged.refs()
+    closed = tagged.path / folder
+    with as_any_user(tagged):
+        closed.chmod(0)
+        with pytest.raises(GitFailed, match=re.escape(f"{closed}/ cannot be listed")):
+            tagged.refs()
+        closed.chmod(0o755)
+        assert set(tagged.refs()) == {"counter/v1.0.0", "counter/v1.1.0", "counter/v1.2.0", "rib/v1.0.0"}
 
 
 def test_a_change_under_way_is_not_seen_before_it_is_made(tagged: RepoStore) -> None:

@@ -128,7 +128,9 @@ def permissions(case: Case) -> Iterator[Finding]:
             f"chmod 600 {path}",
             lambda path=path: _make_private(path),  # type: ignore[misc]
         )
-    needed = [deployment.path, deployment.store, deployment.stage, deployment.journal]
+    tags = deployment.store / "refs" / "tags"
+    folders = [tags, *filter(os.path.isdir, tags.glob("*"))]
+    needed = [deployment.path, deployment.store, *folders, deployment.stage, deployment.journal]
     closed = [path for path in needed if path.exists() and not os.access(path, os.R_OK | os.W_OK)]
     for path in closed:
         yield Finding(
