@@ -90,10 +90,11 @@ def pusher(environ: Mapping[str, str]) -> str:
     Whoever starts a hook chooses its environment, so this is a claim: it is believed of those who may speak for others
     (`repo_store.identity`), and the host knows by the kernel who tells it.
     """
+    # Of whatever bytes: what is no UTF-8 could not be sent to the host, and the push would not be judged at all.
     if environ.get(PRINCIPAL_VARIABLE):
-        return f"ssh:{environ[PRINCIPAL_VARIABLE]}"
+        return printable(f"ssh:{environ[PRINCIPAL_VARIABLE]}")
     if environ.get("REMOTE_USER"):
-        return f"http:{environ['REMOTE_USER']}"
+        return printable(f"http:{environ['REMOTE_USER']}")
     import pwd
 
     try:

@@ -275,6 +275,17 @@ def test_a_refused_release_fails_the_push_and_leaves_no_tag(site: Site, host: Ho
     assert site.refs().keys() == {"refs/heads/main"}
 
 
+def test_a_pusher_whose_name_is_no_utf_8_is_judged_as_any(site: Site, host: Host) -> None:
+    """What cannot be sent is not judged: the tag of a refused release would stay, and the push succeed."""
+    host.verdicts = {"counter/v1.0.0": ("refused", "no")}
+    site.tag("counter/v1.0.0")
+    for variable, who in (("REMOTE_USER", "http"), ("LIVETAG_PRINCIPAL", "ssh")):
+        site.extra_env = {variable: os.fsdecode(b"J\xf6rg")}
+        assert site.push("counter/v1.0.0").code == 1
+        assert site.refs() == {}
+        assert host.asked[-1]["who"] == f"{who}:J\\udcf6rg"
+
+
 def test_a_refused_move_puts_the_tag_back_where_it_was(site: Site, host: Host) -> None:
     first = site.must("rev-parse", "HEAD").strip()
     site.tag("counter/v1.0.0")

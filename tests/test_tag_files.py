@@ -18,6 +18,7 @@ from repo_store.refs import read_refs
 from repo_store.store import RepoStore
 from repo_store.tag_files import TagFiles
 from tests.git_fixtures import GitRepo, bare_store, tag_ref
+from tests.test_control_socket import open_to_all
 
 NOBODY = 65534
 
@@ -60,8 +61,7 @@ def as_any_user(store: RepoStore) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for folder in (store.path, *store.path.parents[:4]):
-        folder.chmod(0o755)
+    open_to_all(store.path)
     subprocess.run(["chown", "-R", str(NOBODY), str(store.path)], check=True)
     store.close()  # what runs for it was started by root
     os.seteuid(NOBODY)
