@@ -21,6 +21,7 @@ from orchestrator.control.client import ControlError, request
 from orchestrator.control.clone import Clone
 from orchestrator.control.config import CLONE_SETTING
 from orchestrator.control.init import HISTORY_REFSPECS, REMOTE, create
+from orchestrator.control.interrupts import uninterrupted
 
 START_S = 20.0
 STOP_S = 10.0
@@ -158,14 +159,15 @@ class Playground:
 
     def _start(self, command: list[str], *, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own, so that Ctrl-C reaches us and we end it in order."""
-        child = subprocess.Popen(
-            command,
-            cwd=self._root,
-            env=self._env,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
-        self._children.append(child)
+        with uninterrupted():
+            child = subprocess.Popen(
+                command,
+                cwd=self._root,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+            self._children.append(child)
         return child

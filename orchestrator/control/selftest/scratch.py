@@ -22,6 +22,7 @@ from typing import Any
 from orchestrator.control.client import ControlError, call, request
 from orchestrator.control.clone import Clone
 from orchestrator.control.config import VARIABLE, Deployment
+from orchestrator.control.interrupts import uninterrupted
 from orchestrator.control.selftest.errors import Broken, wait_until
 from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.ledger import Ledger, fold
@@ -104,7 +105,8 @@ class Scratch(ABC):
 
     def start(self) -> int:
         """Start a host, and return its pid once it answers. Raises Broken with its last words."""
-        self.host = host = self.spawn()
+        with uninterrupted():
+            self.host = host = self.spawn()
         with suppress(Broken):
             wait_until(lambda: self.dead or self.answers(), "the host answers", START_S)
         if host.poll() is not None or not self.answers():
@@ -180,18 +182,19 @@ class Scratch(ABC):
 
     def begin(self, command: list[str]) -> subprocess.Popen[str]:
         """Start a push or a command, and do not wait for it; `close` ends it."""
-        process = subprocess.Popen(
-            command,
-            cwd=self.clone_path,
-            env=self._env(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        self._begun.append(process)
+        with uninterrupted():
+            process = subprocess.Popen(
+                command,
+                cwd=self.clone_path,
+                env=self._env(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._begun.append(process)
         return process
 
     def begin_push(self, *refs: str) -> subprocess.Popen[str]:
