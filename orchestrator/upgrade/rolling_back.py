@@ -47,7 +47,17 @@ async def roll_back(
 
 
 async def go_on_with_rollback(upgrader: Upgrader) -> None:
-    """Take up the rollback that a death of the host has cut off, before the first look at its tags."""
+    """Take up the rollback that a death of the host has cut off, before the first look at its tags.
+
+    What serves comes back also where the tags cannot be read: then the first look that can read them begins with it.
+    """
+    try:
+        await _go_on(upgrader)
+    except StoreError:
+        upgrader.first = lambda: _go_on(upgrader)
+
+
+async def _go_on(upgrader: Upgrader) -> None:
     asked = upgrader.book.ledger.rollback
     if asked is None or not _written(asked, await upgrader.repository.refs()):
         return

@@ -5,7 +5,7 @@ It is the shell around pure parts: `plan` decides, `UpgradeTransaction` acts, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -100,6 +100,7 @@ class Upgrader(Lookout):
         self.retirements = Retirements(app)
         self.runner = Runner(app, book, self._kept, lambda left: self.retirements.begin(left))  # noqa: PLW0108  # whichever it then has
         self._refs: RefMap = {}  # as this look has read them
+        self.first: Callable[[], Awaitable[None]] | None = None  # what a start could not do; before any plan
 
     @property
     def kept(self) -> Mapping[str, KeptState]:
@@ -146,6 +147,9 @@ class Upgrader(Lookout):
 
     async def _look(self, *, push_over: bool) -> None:
         await self._go_back()
+        if self.first is not None:
+            await self.first()
+            self.first = None
         agreement = Agreement(self.repository, self.app.clock, lambda: self._settled_push)
         # Before the tags are read: a rollback writes its tags first, so what it says after that is not taken without them.
         self._planned_with = self.book.ledger

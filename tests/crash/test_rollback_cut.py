@@ -83,6 +83,21 @@ def test_a_rollback_that_was_cut_off_is_the_same_after_a_start(
     assert victim.serves() == OLD
 
 
+def test_one_that_was_cut_off_waits_for_a_repository_that_cannot_be_read(victim: Victim) -> None:
+    """What serves must come back all the same, and the rollback is gone on with once the tags can be read."""
+    die_in_the_rollback(victim, "refs.rollback:after 1 kill")
+    packed = victim.place.store / "packed-refs"
+    assert not packed.exists()
+    packed.write_text("garbage\n")
+    victim.start()
+    assert victim.serves() == dict.fromkeys(MODULES, "1.1.0 -")
+    packed.unlink()
+    wait_until(lambda: victim.serves() == OLD, "the old releases serve", 30.0)
+    assert {row["reason"] for row in victim.status()["quarantine"]} == {"rolled back by hand: by mistake"}
+    wait_until(lambda: victim.history()[0]["outcome"] == "committed", "it is decided")
+    assert {change["module"] for change in victim.history()[0]["modules"]} == set(MODULES)
+
+
 def test_one_that_died_before_its_tags_has_not_happened(victim: Victim) -> None:
     die_in_the_rollback(victim, "refs.rollback:before 1 kill")
     victim.start()
