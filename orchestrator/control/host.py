@@ -21,7 +21,8 @@ from orchestrator.control.logs import hide_in_logs
 from orchestrator.control.operations import Operations
 from orchestrator.control.outlast import run_to_its_end
 from orchestrator.control.pools import threads_left
-from orchestrator.control.server import ControlServer, SocketTaken
+from orchestrator.control.server import ControlServer, SocketTaken, check_place
+from orchestrator.control.wire import Refused
 from orchestrator.runtime.application import Application
 from orchestrator.runtime.clock import sleep_until, within
 from orchestrator.runtime.collecting import freeze_the_living
@@ -41,10 +42,10 @@ from orchestrator.upgrade.journal import Journal, ModuleImage
 from orchestrator.upgrade.needed import needed_commits, needed_trees
 from orchestrator.upgrade.planner import Planner
 from orchestrator.upgrade.records import Fact, HostStopped, ImageSaved, Served, Settled
-from orchestrator.upgrade.recovery import bring_back, close_the_past
+from orchestrator.upgrade.recovery import Recovered, bring_back, close_the_past
 from orchestrator.upgrade.repository import Repository
 from orchestrator.upgrade.rolling_back import go_on_with_rollback
-from orchestrator.upgrade.source import incoming_release, unwatched
+from orchestrator.upgrade.source import Bring, incoming_release, unwatched
 from orchestrator.upgrade.trial import describe
 from orchestrator.upgrade.trial_keepers import Keepers
 from orchestrator.upgrade.upgrader import Upgrader
@@ -81,7 +82,15 @@ def run(deployment: Deployment, without: Collection[str] = ()) -> int:
             logger.warning(_ARMED)
         with only_host(deployment.path / "host.lock"):
             code, again = run_to_its_end(_Host(deployment, load_config(deployment), without).main())
-    except (DeploymentInUse, SocketTaken, FailpointsRefused, UpgradeError, StoreError, OSError) as error:
+    except (
+        DeploymentInUse,
+        SocketTaken,
+        Refused,
+        FailpointsRefused,
+        UpgradeError,
+        StoreError,
+        OSError,
+    ) as error:
         logger.error("{}", error)
         return 1
     left = threads_left(STOP_S)
@@ -113,6 +122,7 @@ class _Host:
         self._stop = asyncio.Event()
         self._restart = False
         self._exit_code = 0
+        self._saving = False
         self._box = BlackBox(deployment.black_box)
         self._offers = host_environment()
         self._keepers = Keepers()
@@ -132,6 +142,7 @@ class _Host:
         return self._exit_code, self._restart
 
     async def _serve(self, book: Book) -> None:
+        check_place(self._deployment.socket, self._config.control.group)
         self._check_without(book)
         # A checkout that was never installed has no version.
         close_the_past(book, self._offers.distributions.get("livetag", "0"), self._box.last(), self._box.run)
@@ -169,6 +180,17 @@ class _Host:
             stored=stored,
             without=self._without,
         )
+        try:
+            await self._serve_on(app, book, repository, recovered, bring)
+        except BaseException:
+            if not self._saving:  # the image of the last stop is used: what came back with it would be lost
+                await self._save(app, book)
+            raise
+
+    async def _serve_on(
+        self, app: Application, book: Book, repository: Repository, recovered: Recovered, bring: Bring
+    ) -> None:
+        """What came back serves already; take commands and look at the tags, too, until the host is to stop."""
         beside = [asyncio.ensure_future(self._settle(app, book))]
         await in_own_thread(freeze_the_living)
         prereleases = self._config.host.prereleases
@@ -269,6 +291,7 @@ class _Host:
 
     async def _save(self, app: Application, book: Book) -> None:
         """Bring every module to a boundary, save state and mailboxes, then let the modules stop."""
+        self._saving = True
         for proxy in app.modules.values():
             proxy.stop_input()
         await asyncio.gather(*(proxy.intakes.stop() for proxy in app.modules.values()))

@@ -96,8 +96,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. Raises SocketTaken; Refused when the group does not exist or is not ours to give."""
-        self._group_id = _group_id(self._group)
-        _refuse_a_living_socket(self._path)
+        self._group_id = check_place(self._path, self._group)
         await self._listen()
         self._keeper = asyncio.get_running_loop().create_task(self._keep_there())
 
@@ -264,6 +263,12 @@ async def _discard_line(reader: asyncio.StreamReader) -> None:
 async def _read_to_line_end(reader: asyncio.StreamReader) -> None:
     while (piece := await reader.read(65536)) and b"\n" not in piece:
         pass
+
+
+def check_place(path: Path, group: str | None) -> int | None:
+    """See that one could listen there, before anything is begun; returns the group's id. Raises SocketTaken, Refused."""
+    _refuse_a_living_socket(path)
+    return _group_id(group)
 
 
 def _refuse_a_living_socket(path: Path) -> None:

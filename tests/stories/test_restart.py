@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control.client import HostRefused
-from tests.stories.deployment import Deployment, deployed, wait_until
+from repo_store import failpoints
+from tests.stories.deployment import STOP_S, Deployment, deployed, wait_until
 
 V1, V2 = "counter/v1.0.0", "counter/v1.1.0"
 
@@ -76,6 +77,31 @@ def test_a_stopped_host_gives_back_state_and_exits_0(deployment: Deployment) -> 
     deployment.kill()
     deployment.start()
     assert deployment.ask("counter", "tick") == 1, "an image serves once: what it held is not handled twice"
+
+
+def test_a_start_that_fails_loses_nothing_of_what_was_saved(deployment: Deployment) -> None:
+    """An image serves once: what had come back before the start failed must be saved again."""
+    deployment.deploy(V1, counter=counter(1))
+    assert deployment.ask("counter", "tick") == 1
+    assert deployment.stop() == 0
+
+    def fails(why: str) -> None:
+        assert deployment.spawn().wait(STOP_S) == 1, deployment.said()
+        assert why in deployment.said()
+
+    config = deployment.place.config_file.read_text()
+    deployment.place.config_file.write_text(config.replace("[control]", '[control]\ngroup = "no-such-group"'))
+    fails("there is no group 'no-such-group'")
+    deployment.place.config_file.write_text(config)
+    plan = deployment.path / failpoints.PLAN_NAME
+    plan.write_text("socket.bind:before 1 eio\n")
+    deployment.env = {failpoints.VARIABLE: "1"}
+    fails("Input/output error")
+    deployment.env = {}
+
+    deployment.start()
+    assert deployment.ask("counter", "tick") == 2
+    assert "the host before this one died" not in deployment.said()
 
 
 def test_a_stopped_host_gives_back_the_messages_that_waited(deployment: Deployment, tmp_path: Path) -> None:
