@@ -23,6 +23,7 @@ from orchestrator.upgrade.records import (
     Committed,
     Entry,
     Fact,
+    HostStopped,
     Planned,
     Prepared,
     Quarantined,
@@ -124,3 +125,22 @@ def test_a_disk_that_does_not_answer_fails_every_wait_and_moves_no_ledger(
             await asyncio.to_thread(journal.close)
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "write", [lambda book, fact: book.write_now(fact), lambda book, fact: book.write_together([fact])]
+)
+def test_at_the_begin_and_the_end_of_a_host_a_disk_that_does_not_answer_is_told_as_any_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Book, Fact], object]
+) -> None:
+    """The modules must be stopped all the same, for which the host looks for no other error."""
+    answers = threading.Event()
+    monkeypatch.setattr("orchestrator.upgrade.journal.write_lines", lambda *_: answers.wait(10.0))
+    journal = Journal.open(tmp_path / "journal.db", time.time, write_timeout_s=0.1)
+    try:
+        with pytest.raises(JournalFailed, match="did not end within"):
+            write(Book(journal), HostStopped(clean=True))
+        assert journal.failed
+    finally:
+        answers.set()
+        journal.close()

@@ -105,7 +105,7 @@ class Book:
         """As `write`, for the begin and the end of the host, when nothing else runs."""
         ticket = self.journal.append(fact, image)
         self._pending.append(ticket)
-        record = ticket.wait_blocking(30.0)
+        record = self.journal.durable_now(ticket)
         self._apply()
         return record
 
@@ -113,7 +113,7 @@ class Book:
         """As `write_now`, several facts in one write: all of them are on disk, or none."""
         tickets = [self.journal.append(fact) for fact in facts]
         self._pending.extend(tickets)
-        tickets[-1].wait_blocking(30.0)
+        self.journal.durable_now(tickets[-1])
         self._apply()
 
     def _apply(self) -> None:

@@ -289,7 +289,10 @@ class Journal:
 
     def write_now(self, fact: Fact, image: Sequence[ModuleImage] = ()) -> Record:
         """As `write`, but blocks the calling thread: for start and stop, never beside serving modules."""
-        ticket = self.append(fact, image)
+        return self.durable_now(self.append(fact, image))
+
+    def durable_now(self, ticket: Ticket) -> Record:
+        """As `durable`, but blocks the calling thread."""
         try:
             return ticket.wait_blocking(self._write_timeout_s)
         except TimeoutError:
