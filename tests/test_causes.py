@@ -67,3 +67,27 @@ def test_who_is_about_to_move_a_tag_is_known_before_the_push_has_said_so_and_onl
     causes.told([NEW_TAG], Cause("bob"))
     assert causes.who(NEW_TAG, "o1") == "bob", "what was said last counts"
     assert causes.of(UP).who == "bob"
+
+
+def test_who_moved_a_tag_has_not_moved_it_again() -> None:
+    """A refused tag was taken back; who makes it anew beside the hooks is not the one who was refused."""
+    causes = Causes()
+    causes.told_of({NEW_TAG: "o1"}, ANN, {})
+    for object_id in (
+        "o0",
+        "o1",
+        None,
+    ):  # one of before that is recorded late, then hers, then it is taken back
+        assert causes.who(NEW_TAG, object_id) == "ann"
+        causes.noted(NEW_TAG, object_id)
+    assert (causes.who(NEW_TAG, "o2"), causes.of(UP)) == ("refs", NOBODY)
+
+
+def test_a_move_that_was_recorded_before_its_push_has_told_of_it_is_the_last_of_that_push() -> None:
+    causes = Causes()
+    causes.told_of({NEW_TAG: "o1", OLD_TAG: None}, ANN, {NEW_TAG: "o1"})
+    causes.noted(NEW_TAG, "o2")
+    causes.noted(OLD_TAG, "o3")
+    assert (causes.of(UP), causes.of(DOWN)) == (NOBODY, NOBODY)
+    causes.told_of({NEW_TAG: "o4"}, BOB, {NEW_TAG: "o2"})
+    assert causes.of(UP) == BOB

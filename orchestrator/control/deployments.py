@@ -92,18 +92,16 @@ class Deployments:
     async def pushing(self, request: dict[str, object], _emit: Emit) -> None:
         """A push is about to write these tags: a look that finds them before it has said so knows whose they are."""
         asked = read(request, _Push)
-        moves = {
-            c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes if c.ref.startswith("refs/tags/")
-        }
-        self._upgrader.announced(moves, Cause(self._permissions.identity(request, asked.who).shown))
+        self._upgrader.announced(_moves(asked), Cause(self._permissions.identity(request, asked.who).shown))
 
     async def push(self, request: dict[str, object], emit: Emit) -> object:
         asked = read(request, _Push)
-        tags = [c.ref.removeprefix("refs/tags/") for c in asked.changes if c.ref.startswith("refs/tags/")]
+        moves = _moves(asked)
+        tags = list(moves)
         if "plan" in asked.options:
             return await self._plans.of_push({c.ref.removeprefix("refs/tags/"): c.new for c in asked.changes})
         who = self._permissions.identity(request, asked.who)
-        self._upgrader.told(tags, Cause(who.shown))
+        self._upgrader.told_of(moves, Cause(who.shown))
         gone = {
             parsed.package
             for c in asked.changes
@@ -260,3 +258,8 @@ class Deployments:
         message = message_of(rollback, asked.reason)
         names = await roll_back(upgrader, rollback, Cause(who, asked.reason, rollback.txn), message, contents)
         return await self._outcomes(names, emit, wait=True)
+
+
+def _moves(push: _Push) -> dict[str, str | None]:
+    """The tags of a push, and what it makes them point at."""
+    return {c.ref.removeprefix("refs/tags/"): c.new for c in push.changes if c.ref.startswith("refs/tags/")}

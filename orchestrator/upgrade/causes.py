@@ -23,6 +23,8 @@ class Causes:
     def __init__(self) -> None:
         self._by_tag: dict[str, Cause] = {}
         self._announced: dict[str, tuple[str | None, Cause]] = {}
+        self._noted: set[str] = set()  # tags that were recorded where he who was told of them has moved them
+        self._to: dict[str, str | None] = {}  # where that is, as far as it is known
 
     def announced(self, moves: Mapping[str, str | None], cause: Cause) -> None:
         """Remember who is about to make these tags point at these objects (None: to delete them).
@@ -35,8 +37,34 @@ class Causes:
         """Remember who moved these tags and why."""
         tags = list(tags)
         for tag in tags:
+            self._forget(tag)
             self._announced.pop(tag, None)
         self._by_tag.update(dict.fromkeys(tags, cause))
+
+    def told_of(
+        self, moves: Mapping[str, str | None], cause: Cause, recorded: Mapping[str, str | None]
+    ) -> None:
+        """The same, and where he has moved them: what leads them elsewhere after that is not his.
+
+        `recorded`: where each of them is by the records, if it is anywhere.
+        """
+        self.told(moves, cause)
+        self._to.update(moves)
+        self._noted.update(tag for tag, object_id in moves.items() if recorded.get(tag) == object_id)
+
+    def noted(self, tag: str, object_id: str | None) -> None:
+        """A move was recorded."""
+        if tag not in self._to:
+            return
+        if self._to[tag] == object_id:
+            self._noted.add(tag)
+        elif tag in self._noted:  # else it is one of before that was recorded late
+            self._forget(tag)
+
+    def _forget(self, tag: str) -> None:
+        self._by_tag.pop(tag, None)
+        self._to.pop(tag, None)
+        self._noted.discard(tag)
 
     def who(self, tag: str, object_id: str | None) -> str:
         """Who moved a tag to where it points now; `refs`: nobody has said so."""
@@ -59,7 +87,7 @@ class Causes:
         """
         for tag in _tags_of(group):
             if self._by_tag.get(tag) is cause:
-                del self._by_tag[tag]
+                self._forget(tag)
 
 
 def _tags_of(group: Group) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ async def note_tags(book: Book, refs: RefMap, causes: Causes) -> None:
         name, object_id, _, before, _ = each
         logger.info(words.moved(name, object_id, before))
         book.append(TagMoved(*each, causes.who(name, object_id)))
+        causes.noted(name, object_id)
         if not number % WRITTEN_AT_ONCE:
             await book.flush()
         elif not number % NOTED_PER_TURN:

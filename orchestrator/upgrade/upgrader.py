@@ -121,6 +121,11 @@ class Upgrader(Lookout):
         """Remember who moved these tags and why, for the records that they lead to."""
         self._causes.told(tags, cause)
 
+    def told_of(self, moves: Mapping[str, str | None], cause: Cause) -> None:
+        """Remember who moved these tags to where; what leads them elsewhere after that is not his."""
+        pins = self.book.ledger.tags
+        self._causes.told_of(moves, cause, {tag: pins[tag].object_id for tag in moves if tag in pins})
+
     def announced(self, moves: Mapping[str, str | None], cause: Cause) -> None:
         """Remember who is about to move these tags, for the record of that."""
         self._causes.announced(moves, cause)
