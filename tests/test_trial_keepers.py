@@ -15,10 +15,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from orchestrator.control.host import SWITCH_INTERVAL_S
 from orchestrator.testing.clock import FakeClock
 from orchestrator.upgrade.errors import TrialFailed
 from orchestrator.upgrade.trial import describe, trial
 from orchestrator.upgrade.trial_child import children_of
+from orchestrator.upgrade.trial_keeper import KeeperProcess
 from orchestrator.upgrade.trial_keepers import REST_S, Keepers
 from orchestrator.upgrade.trial_protocol import Rehearsal
 from repo_store.errors import ReleaseInvalid
@@ -213,6 +215,32 @@ def test_a_release_sees_the_environment_of_now_not_of_when_its_keeper_was_starte
     monkeypatch.setenv("SEEN_BY_A_RELEASE", "now")
     described(releases.staged("one"), keepers)
     assert [value for _, value in releases.seen] == ["now"]
+
+
+def test_a_module_that_changes_the_environment_meanwhile_fails_no_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop runs modules while a thread looks whether a keeper fits."""
+    for number in range(300):  # it takes a while to look at them all
+        monkeypatch.setenv(f"OTHER_{number}", "")
+    monkeypatch.setenv("OF_A_MODULE", "")
+    over, before = threading.Event(), sys.getswitchinterval()
+
+    def change() -> None:
+        while not over.is_set():
+            os.environ["OF_A_MODULE"] = ""
+            del os.environ["OF_A_MODULE"]
+
+    keeper, module = KeeperProcess(), threading.Thread(target=change)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    module.start()
+    try:
+        assert {keeper.fits for _ in range(300)} <= {True, False}
+    finally:
+        over.set()
+        module.join()
+        sys.setswitchinterval(before)
+        keeper.end()
 
 
 def test_a_release_can_import_what_was_installed_after_its_keeper_was_started(

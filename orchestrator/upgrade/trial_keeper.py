@@ -142,8 +142,9 @@ def _surroundings() -> tuple[list[str], dict[str, str]]:
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """What the release would see in the host, without what steers Git, Python or livetag itself."""
-    kept = {key: value for key, value in given.items() if not key.startswith(_FOREIGN)}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
+    names = [name for name in list(given) if not name.startswith(_FOREIGN)]
+    values = ((name, given.get(name)) for name in names)  # a module may take one out at this moment
+    return {**{name: value for name, value in values if value is not None}, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _hang_up(pipe: IO[bytes]) -> None:
