@@ -119,8 +119,9 @@ def _change(command: Command) -> RefChange:
 
 def _judged(push: Push, place: Place, who: str) -> Verdicts:
     """Ask the host about the release tags of the push; each gets a verdict, whatever becomes of the host."""
-    releases = [command for command in push.commands if parse_tag(command.tag_name) is not None]
-    verdicts = {each.tag_name: Verdict("", IGNORED) for each in push.commands if each not in releases}
+    releases = _releases(push)
+    judged = {each.tag_name for each in releases}
+    verdicts = {name: Verdict("", IGNORED) for each in push.commands if (name := each.tag_name) not in judged}
     if not releases:
         return verdicts
     wait_s = _wait_s(push.options)
@@ -142,8 +143,16 @@ def _judged(push: Push, place: Place, who: str) -> Verdicts:
     return verdicts | {each.tag_name: said.get(each.tag_name, silence) for each in releases}
 
 
+def _releases(push: Push) -> list[Command]:
+    """Its tags from which something is deployed."""
+    return [command for command in push.commands if parse_tag(command.tag_name) is not None]
+
+
 def _announce(push: Push, place: Place, who: str) -> None:
     """Say who is about to write these tags: the host may see them before it can be asked what becomes of them."""
+    releases = _releases(push)
+    if not releases:
+        return
     with contextlib.suppress(
         ControlError
     ):  # then the record says nothing of whom, as for a tag made beside the hooks
@@ -151,7 +160,7 @@ def _announce(push: Push, place: Place, who: str) -> None:
             place.socket,
             "pushing",
             timeout_s=ANNOUNCE_S,
-            changes=[{"ref": each.ref, "old": each.old, "new": each.new} for each in push.commands],
+            changes=[{"ref": each.ref, "old": each.old, "new": each.new} for each in releases],
             who=who,
         )
 

@@ -137,12 +137,16 @@ class Host:
     verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
     events: list[dict[str, object]] = field(default_factory=list)
     asked: list[dict[str, object]] = field(default_factory=list)
+    announced: list[object] = field(default_factory=list)
     answer: object = None
     error: Exception | None = None
     hold: threading.Event | None = None
     reached: threading.Event = field(default_factory=threading.Event)
     refs_seen: list[dict[str, str]] = field(default_factory=list)
     site: Site | None = None
+
+    async def pushing(self, arguments: dict[str, object], _emit: Emit) -> None:
+        self.announced.append(arguments["changes"])
 
     async def push(self, arguments: dict[str, object], emit: Emit) -> object:
         self.asked.append(arguments)
@@ -170,7 +174,7 @@ class Host:
 @pytest.fixture
 def host(site: Site) -> Iterator[Host]:
     made = Host(site=site)
-    with serving(site.socket, {"push": made.push}):
+    with serving(site.socket, {"pushing": made.pushing, "push": made.push}):
         yield made
         if made.hold is not None:
             made.hold.set()
@@ -243,7 +247,10 @@ def test_a_tag_outside_the_grammar_is_stored_and_said_to_be_ignored(site: Site, 
         assert len(answer.remote) == 1
         assert answer.remote[0].startswith(f"{name}: ignored: not a release tag")
     assert len(site.refs()) == 4
-    assert host.asked == []
+    assert host.asked == host.announced == []
+    site.tag("counter/v1.0.0")
+    assert site.push("v1", "counter-1.0.0", "counter/v1.0.0").code == 0
+    assert host.announced == [host.asked[0]["changes"]]
 
 
 def test_a_deletion_of_a_tag_that_is_not_there_changes_nothing(site: Site, host: Host) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -410,6 +411,18 @@ def test_a_process_that_cannot_start_is_no_verdict_on_the_release(
         description_of(tmp_path)
     with pytest.raises(TrialFailed) as caught:
         try_it(tmp_path, rehearsal())
+    assert caught.value.fault == "moment"
+
+
+def test_a_release_whose_files_are_gone_is_not_to_blame(tmp_path: Path) -> None:
+    """Between its description and its trial somebody may clear the stage: the next look stages it anew."""
+    folder = staged(tmp_path / "stage", GOOD)
+    assert description_of(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(
+        TrialFailed, match=r"is no longer there\. This says nothing about the release"
+    ) as caught:
+        try_it(folder, rehearsal())
     assert caught.value.fault == "moment"
 
 

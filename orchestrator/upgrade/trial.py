@@ -123,8 +123,10 @@ def run_child(
             report = _judge(_ENDING.decode(data), request, label)
         except msgspec.DecodeError:
             raise _moment(label, keeper.end()) from None
-        except TrialFailed:
+        except TrialFailed as failed:
             keeper.end()
+            if failed.fault == "release" and not Path(request.folder).is_dir():
+                raise _moment(label, f"{request.folder} is no longer there") from failed
             raise
         if keepers is None or request.rehearsal is not None:
             keeper.end()
